@@ -1,1 +1,23 @@
+"""Readers for what hospitals have, the declared schema, and small real data sets."""
 
+from confide.data.named import declaration, load, names, without_duplicates
+from confide.data.readers import find_file, read_source
+from confide.data.spec import ColumnSpec, ImageSpec, Schema, SourceSpec
+from confide.data.table import SourceReport, Table, read_features, read_sources
+
+__all__ = [
+    "ColumnSpec",
+    "ImageSpec",
+    "Schema",
+    "SourceReport",
+    "SourceSpec",
+    "Table",
+    "declaration",
+    "find_file",
+    "load",
+    "names",
+    "read_features",
+    "read_source",
+    "read_sources",
+    "without_duplicates",
+]
