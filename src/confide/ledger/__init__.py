@@ -1,1 +1,21 @@
+"""What has been spent: reserve, start, commit, per contributor, over releases and data sets."""
 
+from __future__ import annotations
+
+from confide.ledger.filter import Filter
+from confide.ledger.ledger import Ledger
+from confide.ledger.records import Cohort, Receipt, Record, Remaining, Reservation, Spend, Status, Verified, WhatIf
+
+__all__ = [
+    "Cohort",
+    "Filter",
+    "Ledger",
+    "Receipt",
+    "Record",
+    "Remaining",
+    "Reservation",
+    "Spend",
+    "Status",
+    "Verified",
+    "WhatIf",
+]

@@ -1,0 +1,151 @@
+"""Packed per-contributor numbers: counters of what was spent, and codes of who was in a release."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from confide.errors import RunError
+from confide.ledger import _schema as schema
+from confide.ledger._store import Store
+from confide.ledger.filter import Counters
+
+CHUNK = 65536  # contributors a row
+Codes = npt.NDArray[np.unsignedinteger]  # class + 1; 0 = not in
+
+_WIDTHS = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
+
+
+def width_of(classes: int) -> np.dtype[np.unsignedinteger]:
+    """Return the narrowest number that holds class + 1."""
+    return _WIDTHS[1] if classes < 256 else _WIDTHS[2] if classes < 65536 else _WIDTHS[4]
+
+
+def scatter(numbers: npt.NDArray[np.int64], class_of: npt.NDArray[np.int64], classes: int, total: int) -> Codes:
+    """Return the code of all `total` contributors: class + 1 for those in `numbers`, else 0."""
+    out: Codes = np.zeros(total, dtype=width_of(classes))
+    out[numbers] = (class_of + 1).astype(out.dtype)
+    return out
+
+
+def touched(codes: Codes) -> list[int]:
+    """Return the chunks in which anybody is in."""
+    return [chunk for chunk in range(-(-len(codes) // CHUNK)) if codes[chunk * CHUNK : (chunk + 1) * CHUNK].any()]
+
+
+def read_balance(connection: sa.Connection, chunk: int, size: int, orders: int) -> Counters:
+    """Return the counters of a chunk, shape (orders, size); people whom nothing has touched have zeros.
+
+    Raises
+    ------
+    RunError
+        If the stored row does not have the shape of counters.
+    """
+    raw = connection.execute(sa.select(schema.balance.c.counters).where(schema.balance.c.chunk == chunk)).scalar()
+    counters = np.zeros((orders, size), dtype=np.uint32)
+    if raw is not None:
+        stored = np.frombuffer(raw, dtype="<u4")
+        if len(stored) % orders or len(stored) > orders * size:
+            raise RunError("a row of balances is damaged", where=f"chunk {chunk}", remedy="restore the last backup")
+        counters[:, : len(stored) // orders] = stored.reshape(orders, -1)
+    return counters
+
+
+def write_balances(store: Store, connection: sa.Connection, counters: dict[int, Counters]) -> None:
+    """Replace the counters of chunks."""
+    rows = [{"chunk": chunk, "counters": array.astype("<u4").tobytes()} for chunk, array in counters.items()]
+    store.insert_or_replace(connection, schema.balance, rows)
+
+
+def pack(codes: Codes) -> tuple[str, bytes]:
+    """Return (digest, compressed bytes) of the codes of one chunk; trailing zeros do not count."""
+    codes = np.trim_zeros(codes, "b")
+    raw = codes.tobytes()
+    return hashlib.sha256(bytes([codes.dtype.itemsize]) + raw).hexdigest()[:40], raw
+
+
+def unpack(digest: str, width: int, packed: bytes) -> Codes:
+    """Return the codes of a chunk.
+
+    Raises
+    ------
+    RunError
+        If the content does not match its digest.
+    """
+    try:
+        raw = zlib.decompress(packed)
+    except zlib.error:
+        raw = b"\0"
+    if hashlib.sha256(bytes([width]) + raw).hexdigest()[:40] != digest or width not in _WIDTHS:
+        raise RunError(
+            "a record of who was in a release is damaged", where=f"codes {digest}", remedy="restore the last backup"
+        )
+    return np.frombuffer(raw, dtype=_WIDTHS[width])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which blobs say who was in a reservation."""
+
+    chunks: tuple[tuple[int, str], ...]
+
+    @property
+    def digest(self) -> str:
+        """One hash for the whole cohort with its classes."""
+        text = ";".join(f"{chunk}:{digest}" for chunk, digest in self.chunks)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_codes(
+    store: Store, connection: sa.Connection, reservation: int, codes: dict[int, Codes], *, dry: bool = False
+) -> Manifest:
+    """Store who was in a reservation; contents that are there already are stored once."""
+    packed = {chunk: pack(array) for chunk, array in sorted(codes.items()) if array.any()}
+    manifest = Manifest(tuple((chunk, digest) for chunk, (digest, _) in packed.items()))
+    if dry:
+        return manifest
+    width = next(iter(codes.values())).dtype.itemsize if codes else 1
+    digests = sorted({digest for _, digest in manifest.chunks})
+    present: set[str] = set()
+    for start in range(0, len(digests), 500):
+        query = sa.select(schema.codes.c.digest).where(schema.codes.c.digest.in_(digests[start : start + 500]))
+        present |= {row[0] for row in connection.execute(query)}
+    new = {digest: raw for digest, raw in packed.values() if digest not in present}
+    rows = [{"digest": d, "width": width, "packed": zlib.compress(raw, 1)} for d, raw in new.items()]
+    store.insert_or_replace(connection, schema.codes, rows, replace=False)
+    members = [{"reservation": reservation, "chunk": chunk, "digest": digest} for chunk, digest in manifest.chunks]
+    if members:
+        connection.execute(sa.insert(schema.membership), members)
+    return manifest
+
+
+def read_codes(connection: sa.Connection, chunk: int) -> dict[int, Codes]:
+    """Return {reservation: codes} of everything that ever touched a chunk, in order."""
+    member, blob = schema.membership, schema.codes
+    query = (
+        sa.select(member.c.reservation, blob.c.digest, blob.c.width, blob.c.packed)
+        .join(blob, blob.c.digest == member.c.digest)
+        .where(member.c.chunk == chunk)
+        .order_by(member.c.reservation)
+    )
+    cache: dict[str, Codes] = {}
+    out: dict[int, Codes] = {}
+    for row in connection.execute(query):
+        if row.digest not in cache:
+            cache[row.digest] = unpack(row.digest, row.width, row.packed)
+        out[row.reservation] = cache[row.digest]
+    return out
+
+
+def manifest_of(connection: sa.Connection, reservation: int) -> Manifest:
+    """Return which blobs a reservation has."""
+    member = schema.membership
+    query = (
+        sa.select(member.c.chunk, member.c.digest).where(member.c.reservation == reservation).order_by(member.c.chunk)
+    )
+    return Manifest(tuple((row.chunk, row.digest) for row in connection.execute(query)))

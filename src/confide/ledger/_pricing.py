@@ -1,0 +1,50 @@
+"""What a class costs, and the tight read-out of a history: both computed once for equal contents."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+from confide.accounting import Guarantee, compose
+from confide.ledger.filter import UNITS, Counters, Filter
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A class: its guarantee as canonical JSON, its charge, and whether it may close an untouched balance."""
+
+    text: str
+    charge: Counters
+    closes: bool
+
+    @property
+    def charge_text(self) -> str:
+        """The charge as JSON."""
+        return json.dumps(self.charge.tolist(), separators=(",", ":"))
+
+
+def price(rule: Filter, text: str) -> Priced:
+    """Price a class by the rule of a ledger."""
+    charge = rule.charge(Guarantee.from_dict(json.loads(text)))
+    # The tight epsilon costs more than the rule; it matters only where the rule alone would refuse.
+    closes = bool((charge > UNITS).all()) and tight_epsilon((text,), rule.delta) <= rule.epsilon
+    return Priced(text, charge, closes)
+
+
+@lru_cache(maxsize=4096)
+def tight_epsilon(texts: tuple[str, ...], delta: float) -> float:
+    """Return the epsilon of a history by its privacy loss distribution, cached by the multiset of its guarantees.
+
+    Parameters
+    ----------
+    texts : tuple of str
+        Guarantees as canonical JSON, sorted.
+    """
+    if not texts:
+        return 0.0
+    dicts = [json.loads(text) for text in texts]
+    if len({values["relation"] for values in dicts}) > 1:
+        # add/remove and zero-out have the same dominating pairs; which of them each release claimed stays in its row.
+        dicts = [{**values, "relation": "add/remove"} for values in dicts]
+    return float(compose([Guarantee.from_dict(values) for values in dicts]).epsilon(delta))

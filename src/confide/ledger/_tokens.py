@@ -1,0 +1,124 @@
+"""The index token -> number: packed, sorted groups instead of one row per person."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from confide.errors import RunError
+from confide.ledger import _schema as schema
+from confide.ledger._keys import Tokens
+from confide.ledger._store import Store
+
+Numbers = npt.NDArray[np.int64]
+_QUERY_BUCKETS = 500
+
+
+def bucket_of(tokens: Tokens) -> npt.NDArray[np.int64]:
+    """Return the group of every token: its first two bytes."""
+    return (tokens[:, 0] >> np.uint64(48)).astype(np.int64)
+
+
+def _rows(connection: sa.Connection, buckets: npt.NDArray[np.int64]) -> Iterator[tuple[int, bytes, bytes]]:
+    columns = (schema.token.c.bucket, schema.token.c.tokens, schema.token.c.numbers)
+    query = sa.select(*columns).order_by(schema.token.c.bucket)
+    if len(buckets) > 20 * _QUERY_BUCKETS:
+        wanted = set(buckets.tolist())
+        for row in connection.execute(query):
+            if row[0] in wanted:
+                yield row[0], row[1], row[2]
+        return
+    for start in range(0, len(buckets), _QUERY_BUCKETS):
+        part = buckets[start : start + _QUERY_BUCKETS].tolist()
+        for row in connection.execute(query.where(schema.token.c.bucket.in_(part))):
+            yield row[0], row[1], row[2]
+
+
+def _unpack(rows: list[tuple[int, bytes, bytes]]) -> tuple[Tokens, Numbers]:
+    tokens = np.frombuffer(b"".join(row[1] for row in rows), dtype=">u8").astype(np.uint64).reshape(-1, 2)
+    numbers = np.frombuffer(b"".join(row[2] for row in rows), dtype="<u4").astype(np.int64)
+    if len(tokens) != len(numbers):
+        raise RunError("the ledger's index of contributors is damaged", remedy="restore the last backup")
+    return tokens, numbers
+
+
+def lookup(connection: sa.Connection, tokens: Tokens) -> Numbers:
+    """Return the number of every token, -1 where it is unknown."""
+    if len(tokens) == 0:
+        return np.zeros(0, dtype=np.int64)
+    rows = list(_rows(connection, np.unique(bucket_of(tokens))))
+    known, numbers = _unpack(rows)
+    found = np.full(len(tokens), -1, dtype=np.int64)
+    if len(known) == 0:
+        return found
+    # Groups come in order and are sorted inside, so the whole is sorted by the high half. Equal high halves of
+    # different people are all but impossible; the loop makes them harmless.
+    position = np.searchsorted(known[:, 0], tokens[:, 0])
+    open_ = np.arange(len(tokens))
+    while len(open_):
+        inside = position[open_] < len(known)
+        open_ = open_[inside]
+        at = position[open_]
+        same_high = known[at, 0] == tokens[open_, 0]
+        same = same_high & (known[at, 1] == tokens[open_, 1])
+        found[open_[same]] = numbers[at[same]]
+        open_ = open_[same_high & ~same]
+        position[open_] += 1
+    return found
+
+
+def insert(store: Store, connection: sa.Connection, tokens: Tokens, first: int) -> None:
+    """Give the numbers first, first + 1, ... to new tokens, in their order."""
+    _write(store, connection, tokens, np.arange(first, first + len(tokens), dtype=np.int64))
+
+
+def _write(store: Store, connection: sa.Connection, tokens: Tokens, numbers: Numbers) -> None:
+    present = list(_rows(connection, np.unique(bucket_of(tokens))))
+    if present:
+        old_tokens, old_numbers = _unpack(present)
+        tokens, numbers = np.concatenate([old_tokens, tokens]), np.concatenate([old_numbers, numbers])
+    order = np.lexsort((tokens[:, 1], tokens[:, 0]))
+    tokens, packed_numbers = tokens[order], numbers[order].astype("<u4")
+    buckets = bucket_of(tokens)
+    starts = np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]])
+    ends = np.r_[starts[1:], len(buckets)]
+    raw_tokens, raw_numbers = tokens.astype(">u8").tobytes(), packed_numbers.tobytes()
+    rows = [
+        {"bucket": int(buckets[a]), "tokens": raw_tokens[16 * a : 16 * b], "numbers": raw_numbers[4 * a : 4 * b]}
+        for a, b in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+    store.insert_or_replace(connection, schema.token, rows)
+
+
+def everything(connection: sa.Connection) -> Tokens:
+    """Return all tokens in the order of their numbers.
+
+    Raises
+    ------
+    RunError
+        If the numbers are not exactly 0..n-1: rows were lost or copied.
+    """
+    columns = (schema.token.c.bucket, schema.token.c.tokens, schema.token.c.numbers)
+    rows = [(r[0], r[1], r[2]) for r in connection.execute(sa.select(*columns).order_by(schema.token.c.bucket))]
+    tokens, numbers = _unpack(rows)
+    ordered = np.empty_like(tokens)
+    if len(numbers) and (numbers.max() >= len(numbers) or len(np.unique(numbers)) != len(numbers)):
+        raise RunError("the ledger's index of contributors is damaged", remedy="restore the last backup")
+    ordered[numbers] = tokens
+    return ordered
+
+
+def replace_all(store: Store, connection: sa.Connection, tokens: Tokens) -> None:
+    """Write a whole new index: number i gets tokens[i]."""
+    connection.execute(sa.delete(schema.token))
+    if len(tokens):
+        _write(store, connection, tokens, np.arange(len(tokens), dtype=np.int64))
+
+
+def digest(tokens: Tokens) -> str:
+    """Return the SHA-256 of tokens in the order of their numbers, for the journal."""
+    return hashlib.sha256(tokens.astype(">u8").tobytes()).hexdigest()
