@@ -205,9 +205,7 @@ class ClippingEngine:
             original = module.forward
             self._patched.append((module, vars(module).get("forward")))
 
-            def forward(
-                *args: Any, _original: Any = original, _runner: Any = runner, **kwargs: Any
-            ) -> Any:
+            def forward(*args: Any, _original: Any = original, _runner: Any = runner, **kwargs: Any) -> Any:
                 return _runner(*args, **kwargs) if torch.is_grad_enabled() else _original(*args, **kwargs)
 
             module.__dict__["forward"] = forward

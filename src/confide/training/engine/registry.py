@@ -18,9 +18,7 @@ Rule = Callable[..., Any]
 _RULES: dict[type[nn.Module], tuple[Rule, Callable[[Any], bool]]] = {}
 
 
-def register(
-    *kinds: type[nn.Module], supports: Callable[[Any], bool] = lambda module: True
-) -> Callable[[Rule], Rule]:
+def register(*kinds: type[nn.Module], supports: Callable[[Any], bool] = lambda module: True) -> Callable[[Rule], Rule]:
     """Register a rule for module classes; `supports` may decline single modules, which then take the general way."""
 
     def keep(rule: Rule) -> Rule:

@@ -1,0 +1,81 @@
+"""Checkpoints: written whole or not at all, readable by the owner only, bound to plan and data.
+
+A checkpoint holds private data (un-noised figures of the run and the keys of the steps to come): it is no release. It is
+deleted when the release is committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from confide._files import write_atomic
+from confide.errors import InputError, RunError
+
+MAGIC = b"confide checkpoint 1\n"
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path` in one atomic step, mode 0600.
+
+    Raises
+    ------
+    RunError
+        If the disk refuses; the checkpoint before it is untouched.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomic(Path(path), MAGIC + hashlib.sha256(payload).digest() + payload, mode=0o600)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it is executed.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    RunError
+        It is damaged.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(
+            "there is no checkpoint to resume from",
+            where=str(path),
+            expected="the checkpoint of an interrupted run",
+            remedy="start the run without resume",
+        ) from None
+    except OSError as error:
+        raise RunError(f"the checkpoint cannot be read: {error.strerror or error}", where=str(path)) from error
+    digest, payload = content[len(MAGIC) : len(MAGIC) + 32], content[len(MAGIC) + 32 :]
+    if not content.startswith(MAGIC) or hashlib.sha256(payload).digest() != digest:
+        raise _damaged(path)
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise _damaged(path) from error
+    if not isinstance(state, dict):
+        raise _damaged(path)
+    return state
+
+
+def delete_checkpoint(path: Path) -> None:
+    """Delete a checkpoint if it is there: to be called once the release is committed."""
+    Path(path).unlink(missing_ok=True)
+
+
+def _damaged(path: Path) -> RunError:
+    return RunError(
+        "the checkpoint is damaged",
+        where=str(path),
+        expected="a file that confide wrote, unchanged",
+        remedy="restore it from a backup, or delete it and start again (what was reserved stays reserved)",
+    )

@@ -1,0 +1,466 @@
+"""A private run: one object that gives batches and takes per-entry losses.
+
+>>> run = PrivateRun(model, loss, optimizer, plan, data)                    # doctest: +SKIP
+>>> for batch in run:                                                       # doctest: +SKIP
+...     losses = loss(model(batch.inputs), batch.targets)                   # one value for each entry
+...     run.step(losses)
+>>> result = run.result()                                                   # doctest: +SKIP
+
+Every step: the sampler draws, each unit's gradient is clipped to ``plan.clip_norm * class.clip_norm``, the sum gets
+N(0, (plan.noise_multiplier * plan.clip_norm)^2 I) once, is divided by ``plan.denominator`` and handed to the optimiser
+as ``.grad``. Steps that draw nobody are made all the same, with noise alone; they give no batch.
+
+Whatever a loop does with the losses it sees (printing, stopping early, choosing) is not covered by the guarantee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from confide.contributors import ContributorSampler, Draw, EntrySampler
+from confide.errors import InputError, RunError
+from confide.planning import Plan
+from confide.training.checkpoint import read_checkpoint, write_checkpoint
+from confide.training.dataset import ContributorDataset, call_model, to_device
+from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
+from confide.training.engine.chunks import Chunk, chunks
+from confide.training.keys import RunKeys, key_from_seed
+from confide.training.noise import NoiseSource, keyed_noise
+from confide.training.rehearsal import Example, example_of, rehearse
+from confide.training.result import TrainingResult
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True, repr=False)
+class Batch:
+    """What a loop gets: one physical batch of the current step. Private.
+
+    Attributes
+    ----------
+    inputs, targets
+        Collated entries on the device of the run.
+    step : int
+        Step that this batch belongs to.
+    last : bool
+        True when the step ends with this batch (the optimiser moves after it).
+    """
+
+    inputs: Any
+    targets: Any
+    step: int
+    last: bool
+    chunk: Chunk
+
+    def __len__(self) -> int:
+        return len(self.chunk.rows)
+
+
+class PrivateRun:
+    """Train under a plan.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its trainable parameters are learned. Moved to the device of `options` and put in training mode.
+    loss : function
+        (outputs, targets) to one loss for each entry, shape (entries,).
+    optimizer : torch.optim.Optimizer
+        Any, over parameters of the model; it sees the noisy gradient only.
+    plan : Plan
+    dataset : ContributorDataset
+    admitted : bool array, shape (contributors,), optional
+        False drops a contributor (no balance left); denominators stay as planned.
+    options : EngineOptions, optional
+        Speed and memory only.
+    scheduler : learning-rate scheduler, optional
+        Stepped after every step; its state goes into the checkpoint.
+    noise : str or NoiseSource
+        "default", "secure", or an object with ``normal(size, scale=...)`` (then for testing only).
+    run_key : bytes, optional
+        32 secret bytes; by default from the operating system.
+    seed : int, optional
+        Makes the run repeatable and marks it "for testing only".
+    checkpoint : path, optional
+        File for checkpoints: private data. Written before the first step and every `checkpoint_every` steps.
+    resume : bool
+        Go on from `checkpoint`.
+    on_nonfinite : str
+        "zero": a unit with a non-finite gradient adds nothing and is counted internally; "stop": the run stops.
+    example : pair (inputs, targets), optional
+        Public example with two or more entries; its values are what the rehearsal runs on. By default random values of
+        the shape and type of the first entry.
+    on_start : function, optional
+        Called once right before the first private batch is drawn (the ledger's start).
+    progress : function, optional
+        Called with (steps done, steps) after every step.
+
+    Raises
+    ------
+    InputError
+        A model, loss or optimiser that cannot be private; contributors that the plan has no class for; a checkpoint of
+        another plan, model or data set.
+    RunError
+        A damaged checkpoint, a full disk, a non-finite gradient with on_nonfinite="stop".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        plan: Plan,
+        dataset: ContributorDataset,
+        *,
+        admitted: npt.NDArray[np.bool_] | None = None,
+        options: EngineOptions | None = None,
+        scheduler: Any = None,
+        noise: str | NoiseSource = "default",
+        run_key: bytes | None = None,
+        seed: int | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 100,
+        resume: bool = False,
+        on_nonfinite: str = "zero",
+        example: tuple[Any, Any] | None = None,
+        on_start: Callable[[], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if on_nonfinite not in ("zero", "stop"):
+            raise InputError(f"on_nonfinite is {on_nonfinite!r}", expected='"zero" or "stop"')
+        if seed is not None and run_key is not None:
+            raise InputError("both a seed and a run key were given", expected="at most one of them")
+        if checkpoint_every < 1:
+            raise InputError("checkpoint_every must be at least 1", expected="a number of steps")
+        if resume and checkpoint is None:
+            raise InputError("resume needs the checkpoint to go on from", expected="checkpoint=PATH")
+        self.plan, self.model, self.loss, self.optimizer = plan, model, loss, optimizer
+        self._data, self._scheduler, self._progress, self._on_start = dataset, scheduler, progress, on_start
+        self._every, self._on_nonfinite = checkpoint_every, on_nonfinite
+        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        self._device = (options or EngineOptions()).torch_device()
+        model.to(self._device).train()
+        self.engine = ClippingEngine(model, options)
+        _check_optimizer(optimizer, self.engine.parameters)
+        self._noise = noise
+        if isinstance(noise, str):
+            keyed_noise(noise, bytes(32))
+        self.testing_only = seed is not None or not isinstance(noise, str)
+        self._rates, self._clips = _assign(plan, dataset, admitted)
+        self._record: dict[str, list[Any]] = {
+            name: [] for name in ("loss", "entries", "units", "norm_quantiles", "clipped")
+        }
+        self._nonfinite = 0
+        self._example = Example(*example) if example is not None else example_of(dataset)
+        if resume:
+            self._keys = self._restore()
+        else:
+            self._keys = RunKeys.start(key_from_seed(seed) if seed is not None else run_key)
+        self._sampler = self._make_sampler()
+        self._waiting: Batch | None = None
+        self._draw: Draw | None = None
+        self._stepping = False
+        optimizer.register_step_pre_hook(self._guard)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    @property
+    def steps_done(self) -> int:
+        """Steps made so far, empty ones included."""
+        return self._keys.step
+
+    def rehearse(self) -> None:
+        """Check model and loss on random inputs; done before the first step in any case."""
+        rehearse(self.engine, self.loss, self._example, self._device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.rehearse()
+        if self._checkpoint is not None and self.steps_done == 0:
+            self._save()
+        if self._on_start is not None and self.steps_done < self.plan.steps:
+            self._on_start()
+        try:
+            while self.steps_done < self.plan.steps:
+                torch.manual_seed(self._keys.model_seed())
+                self._draw = self._sampler.draw(self._keys.step)
+                yield from self._batches(self._draw)
+                self._finish_step()
+        finally:
+            self.engine.stop_capture()
+
+    def _batches(self, draw: Draw) -> Iterator[Batch]:
+        parts = list(chunks(draw.units, self.engine.physical_batch, single=not self.engine.isolates_entries))
+        for number, chunk in enumerate(parts):
+            inputs, targets = to_device(self._data.batch(draw.entries[chunk.rows]), self._device)
+            self._waiting = Batch(inputs, targets, self._keys.step, number == len(parts) - 1, chunk)
+            self.engine.start_capture()
+            yield self._waiting
+            if self._waiting is not None:
+                raise InputError(
+                    "a batch was taken and no losses were given back",
+                    where="the training loop",
+                    expected="run.step(losses) once for every batch",
+                    remedy="call run.step(losses) at the end of the loop's body",
+                )
+
+    def step(self, losses: Tensor) -> None:
+        """Take the losses of the batch that the loop holds; with the last batch of a step the optimiser moves.
+
+        Parameters
+        ----------
+        losses : tensor, shape (entries,)
+            One loss for each entry of the batch, computed by the model in this turn of the loop.
+
+        Raises
+        ------
+        InputError
+            Losses of another shape (use reduction="none"), or no batch to take losses for.
+        RunError
+            A non-finite gradient and on_nonfinite="stop".
+        """
+        batch, draw = self._waiting, self._draw
+        if batch is None or draw is None:
+            raise InputError(
+                "there is no batch to take losses for",
+                where="run.step",
+                expected="run.step(losses) once for every batch of `for batch in run`",
+            )
+        chunk = batch.chunk
+        clips = self._clips[draw.contributors[chunk.members]]
+        self.engine.add(losses, chunk.units, draw.weights[chunk.rows], clips, partial=chunk.partial)
+        self.engine.stop_capture()
+        self._waiting = None
+
+    def _finish_step(self) -> None:
+        """Noise, divide, move the optimiser: the same for full and for empty draws."""
+        total = self.engine.take()
+        if total.nonfinite and self._on_nonfinite == "stop":
+            raise RunError(
+                f"{total.nonfinite} units had a gradient that is not finite (internal message, must not leave)",
+                where=f"step {self._keys.step}",
+                remedy='check the inputs and the learning rate, or set on_nonfinite="zero"',
+            )
+        self._keep_figures(total)
+        self._set_gradients(total)
+        self._stepping = True
+        try:
+            self.optimizer.step()
+        finally:
+            self._stepping = False
+        if self._scheduler is not None:
+            self._scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._keys.advance():
+            self._rekey()
+        if self._checkpoint is not None and (self.steps_done % self._every == 0 or self.steps_done == self.plan.steps):
+            self._save()
+        if self._progress is not None:
+            self._progress(self.steps_done, self.plan.steps)
+
+    def _set_gradients(self, total: ClippedSum) -> None:
+        source = keyed_noise(self._noise, self._keys.noise_key()) if isinstance(self._noise, str) else self._noise
+        scale = self.plan.noise_multiplier * self.plan.clip_norm
+        values = np.asarray(source.normal(sum(g.numel() for g in total.gradients), scale=scale), dtype=np.float64)
+        noise = torch.from_numpy(values)
+        start = 0
+        for value, summed in zip(self.engine.parameters, total.gradients, strict=True):
+            part = noise[start : start + summed.numel()].reshape(summed.shape).to(summed.device)
+            start += summed.numel()
+            value.grad = ((summed + part) / self.plan.denominator).to(value.dtype)
+
+    def result(self) -> TrainingResult:
+        """Return the trained model and the internal figures.
+
+        Raises
+        ------
+        InputError
+            If steps of the plan are still to be made: the loop was left early.
+        """
+        if self.steps_done != self.plan.steps:
+            raise InputError(
+                f"{self.steps_done} of {self.plan.steps} steps were made",
+                where="run.result",
+                expected="all steps of the plan (stopping early by looking at private figures is not covered)",
+                remedy="let the loop run to its end",
+            )
+        state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        internal: dict[str, Any] = {**self._record, "nonfinite": self._nonfinite}
+        return TrainingResult(state, self.steps_done, self.testing_only, internal)
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _guard(self, *_: Any) -> None:
+        if not self._stepping and self.steps_done < self.plan.steps:
+            raise InputError(
+                "optimizer.step() was called by the loop",
+                where="the training loop",
+                expected="run.step(losses), which clips, adds the noise and moves the optimiser",
+                remedy="remove loss.backward() and optimizer.step() from the loop",
+            )
+
+    def _make_sampler(self) -> EntrySampler | ContributorSampler:
+        limit = self.plan.entry_limit
+        if self.plan.clip_unit == "entry":
+            return EntrySampler(
+                self._keys.coins, self._data.index, self._rates, max_entries=limit, subset_key=self._keys.subset
+            )
+        return ContributorSampler(self._keys.coins, self._data.index, self._rates, max_entries=limit)
+
+    def _rekey(self) -> None:
+        self._sampler.rekey(self._keys.coins)
+
+    def _keep_figures(self, total: ClippedSum) -> None:
+        units = len(total.norms)
+        norms = total.norms[np.isfinite(total.norms)]
+        self._record["loss"].append(total.loss / total.entries if total.entries else None)
+        self._record["entries"].append(total.entries)
+        self._record["units"].append(units)
+        quantiles = np.quantile(norms, [0, 0.25, 0.5, 0.75, 1]).tolist() if len(norms) else None
+        self._record["norm_quantiles"].append(quantiles)
+        self._record["clipped"].append(float((total.factors < 1).mean()) if units else None)
+        self._nonfinite += total.nonfinite
+
+    def _identity(self, keys: RunKeys) -> dict[str, Any]:
+        """What must be the same when a run goes on."""
+        shapes = [(name, list(value.shape)) for name, value in self.model.named_parameters() if value.requires_grad]
+        return {
+            "plan": self.plan.fingerprint(),
+            "data": self._data.fingerprint(keys.fingerprint),
+            "admitted": (self._rates > 0).tolist(),
+            "model": repr(shapes),
+            "optimizer": type(self.optimizer).__name__,
+            "noise": self._noise if isinstance(self._noise, str) else "given",
+        }
+
+    def _save(self) -> None:
+        state = {
+            "keys": self._keys.to_dict(),
+            "identity": self._identity(self._keys),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            "random": torch.get_rng_state(),
+            "record": self._record,
+            "nonfinite": self._nonfinite,
+            "testing_only": self.testing_only,
+        }
+        assert self._checkpoint is not None
+        write_checkpoint(self._checkpoint, state)
+
+    def _restore(self) -> RunKeys:
+        assert self._checkpoint is not None
+        state = read_checkpoint(self._checkpoint)
+        try:
+            keys = RunKeys.from_dict(state["keys"])
+            kept, record = state["identity"], state["record"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError("the checkpoint is incomplete", where=str(self._checkpoint)) from error
+        names = {
+            "plan": "the plan",
+            "data": "the data",
+            "admitted": "the set of admitted contributors",
+            "model": "the model",
+            "optimizer": "the optimizer",
+            "noise": "the kind of noise",
+        }
+        for name, value in self._identity(keys).items():
+            if kept.get(name) != value:
+                raise InputError(
+                    f"{names[name]} changed since the checkpoint was written",
+                    where=str(self._checkpoint),
+                    expected="the same plan, data, model and optimizer as when the run began",
+                    remedy="restore what was changed, or start a new run (what was reserved stays reserved)",
+                )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._scheduler is not None and state["scheduler"] is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["random"])
+        self._record, self._nonfinite = record, int(state["nonfinite"])
+        self.testing_only = self.testing_only or bool(state["testing_only"])
+        return keys
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    dataset: ContributorDataset,
+    **settings: Any,
+) -> TrainingResult:
+    """Train a model under a plan and return it with its internal figures.
+
+    Parameters
+    ----------
+    model, loss, optimizer, plan, dataset, **settings
+        See `PrivateRun`.
+
+    Returns
+    -------
+    TrainingResult
+    """
+    run = PrivateRun(model, loss, optimizer, plan, dataset, **settings)
+    devices = [torch.cuda.current_device()] if run._device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # the caller's random numbers go on as if nothing had happened
+        for batch in run:
+            run.step(loss(call_model(model, batch.inputs), batch.targets))
+    return run.result()
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InputError(
+            "LBFGS evaluates the loss several times a step",
+            where="optimizer",
+            expected="an optimiser that makes one step from one gradient",
+            remedy="use SGD, Adam or AdamW",
+        )
+    known = {id(value) for value in parameters}
+    held = [value for group in optimizer.param_groups for value in group["params"] if value.requires_grad]
+    if any(id(value) not in known for value in held):
+        raise InputError(
+            "the optimizer holds a parameter that the model does not have",
+            where="optimizer",
+            expected="an optimizer over model.parameters(); only those get clipped, noisy gradients",
+            remedy="make the optimizer after the model is complete (and in its final precision)",
+        )
+    if {id(value) for value in held} != known:
+        raise InputError(
+            "the optimizer misses trainable parameters of the model",
+            where="optimizer",
+            expected="an optimizer over all trainable parameters: the others would take up norm for nothing",
+            remedy="freeze the others with requires_grad_(False), or give the optimizer all of them",
+        )
+
+
+def _assign(
+    plan: Plan, dataset: ContributorDataset, admitted: npt.NDArray[np.bool_] | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return (rate, absolute clip) of each contributor: a function of their own count and budget alone."""
+    index, budgets = dataset.index, dataset.budgets
+    rates, clips = np.zeros(index.n_contributors), np.zeros(index.n_contributors)
+    level = np.full(index.n_contributors, np.nan) if budgets is None else budgets
+    pairs, which = np.unique(np.stack([index.counts.astype(np.float64), level]), axis=1, return_inverse=True)
+    for number in range(pairs.shape[1]):
+        budget = None if np.isnan(pairs[1, number]) else float(pairs[1, number])
+        found = plan.class_of(int(pairs[0, number]), budget)
+        mine = which.reshape(-1) == number
+        rates[mine], clips[mine] = found.rate, found.clip_norm * plan.clip_norm
+    if admitted is not None:
+        keep = np.asarray(admitted)
+        if keep.dtype != np.bool_ or keep.shape != rates.shape:
+            raise InputError(
+                "the mask of admitted contributors has the wrong shape",
+                expected=f"{index.n_contributors} booleans, in the order of dataset.index.ids",
+            )
+        rates[~keep] = 0.0
+    return rates, clips
