@@ -1,1 +1,33 @@
+"""What adversaries really achieve: canaries in the real training loop, and what their success proves.
 
+>>> from confide.audit import Outcome, epsilon_lower_bound
+>>> round(epsilon_lower_bound(Outcome(3, 500, 240, 500), delta=1e-5), 2)
+3.31
+"""
+
+from confide.audit.bounds import (
+    Outcome,
+    Violation,
+    clopper_pearson,
+    epsilon_lower_bound,
+    epsilon_under_gdp,
+    largest_epsilon_under_gdp,
+    mu_lower_bound,
+    tradeoff_violation,
+)
+from confide.audit.scores import Halves, split_halves, step_scores, thresholds
+
+__all__ = [
+    "Halves",
+    "Outcome",
+    "Violation",
+    "clopper_pearson",
+    "epsilon_lower_bound",
+    "epsilon_under_gdp",
+    "largest_epsilon_under_gdp",
+    "mu_lower_bound",
+    "split_halves",
+    "step_scores",
+    "thresholds",
+    "tradeoff_violation",
+]
