@@ -1,0 +1,232 @@
+"""Read-outs of a composition with certified intervals: chooses tilt and grid, measures the gap, refines.
+
+>>> import numpy as np
+>>> from confide.accounting.pairs import MixturePair
+>>> pair = MixturePair(1.0, np.array([0.0, 1.0]), np.array([0.99, 0.01]))
+>>> low, high = Composition(((pair, 1000),)).epsilon_bounds(1e-5)
+>>> 1.8275 < low < 1.8283 < high < 1.8295
+True
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from confide.accounting.engine import (
+    MAX_CELLS,
+    Curve,
+    Sizing,
+    Step,
+    both_directions,
+    convolve,
+    lattice_span,
+    lower_lattice,
+    size,
+    upper_lattice,
+)
+from confide.accounting.pairs import Floats, Nodes, Pair
+from confide.errors import InputError
+
+_SHARE = 1e-7
+
+
+@dataclass
+class Composition:
+    """Pairs with their step counts; caches what its read-outs share. The pairs and counts never change."""
+
+    parts: tuple[tuple[Pair, int], ...]
+    _steps: dict[tuple[float, float], list[tuple[Step, Step]]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def total(self) -> int:
+        """Number of steps."""
+        return sum(steps for _, steps in self.parts)
+
+    def _nodes(self, read: float) -> list[tuple[Nodes, int]]:
+        # Rounded to decades so that neighbouring read-outs share them.
+        read = 10.0 ** np.floor(np.log10(max(read, 1e-280)))
+        if not hasattr(self, "_node_cache"):
+            self._node_cache: dict[float, list[tuple[Nodes, int]]] = {}
+        if read not in self._node_cache:
+            tail = _SHARE * read / self.total
+            self._node_cache[read] = [(pair.nodes(tail), steps) for pair, steps in self.parts]
+        return self._node_cache[read]
+
+    def _cells(self, step: float, read: float) -> list[tuple[Step, Step]]:
+        read = 10.0 ** np.floor(np.log10(max(read, 1e-280)))
+        if (step, read) not in self._steps:
+            tail = _SHARE * read / self.total
+            found = []
+            for pair, _ in self.parts:
+                first, last = lattice_span(pair, tail, step)
+                if last - first > MAX_CELLS:
+                    raise InputError(
+                        f"one step needs {last - first} cells at loss resolution {step:.3g}",
+                        expected=f"at most {MAX_CELLS}",
+                        remedy="ask for a wider certified interval",
+                    )
+                found.append(both_directions(pair.cells(step * np.arange(first, last + 1)), first, step))
+            while len(self._steps) > 3:
+                self._steps.pop(next(iter(self._steps)))
+            self._steps[step, read] = found
+        return self._steps[step, read]
+
+    def sizing(self, remove: bool, *, delta: float | None = None, epsilon: float | None = None) -> Sizing:
+        """Find where a read-out sits (not a bound)."""
+        read = delta if delta is not None else 1e-14
+        return size(self._nodes(read), remove, delta=delta, epsilon=epsilon)
+
+    def curve(self, remove: bool, upper: bool, *, step: float, tilt: float, read: float) -> Curve:
+        """Compose on the lattice `step` at `tilt`; `read` is the rough size of delta to be read."""
+        make = upper_lattice if upper else lower_lattice
+        cells = self._cells(step, read)
+        lattices = [
+            (make(pair[0 if remove else 1]), steps) for pair, (_, steps) in zip(cells, self.parts, strict=True)
+        ]
+        return convolve(lattices, tilt, read, upper)
+
+    def coarsest(self, read: float, step: float) -> float:
+        """Return the smallest allowed step >= `step`: one step's cells must fit."""
+        tail = _SHARE * read / self.total
+        width = max(high - low for low, high in (pair.span(tail) for pair, _ in self.parts))
+        return max(step, width / (MAX_CELLS - 8))
+
+    def _epsilon(self, remove: bool, delta: float, rtol: float, atol: float, skip_below: float) -> tuple[float, float]:
+        at = self.sizing(remove, delta=delta)
+        target = max(rtol * max(at.loss, 0.0), atol)
+        # Predicted gap: curvature * step^2 / 4 (engine module docstring).
+        step = self.coarsest(delta, float(np.sqrt(4 * 0.7 * target / at.curvature)))
+        low, high = -np.inf, np.inf
+        for _ in range(5):
+            try:
+                top = self.curve(remove, True, step=step, tilt=at.tilt, read=delta).epsilon(delta)
+            except InputError:
+                if high < np.inf:
+                    break
+                step *= 4
+                continue
+            high = min(high, top)
+            if high <= skip_below:
+                break
+            try:
+                low = max(low, self.curve(remove, False, step=step, tilt=at.tilt, read=delta).epsilon(delta))
+            except InputError:
+                break
+            gap = high - max(low, 0.0)
+            target = max(rtol * max(high, 0.0), atol)
+            if gap <= target or not np.isfinite(high):
+                break
+            step *= min(0.5, max(0.1, 0.85 * np.sqrt(target / gap)))
+            if step < self.coarsest(delta, step):
+                break
+        return low, high
+
+    def epsilon_bounds(self, delta: float, *, rtol: float = 1e-3, atol: float = 1e-5) -> tuple[float, float]:
+        """Return (low, high) around the smallest epsilon >= 0 at `delta`, both directions considered."""
+        if not self.parts:
+            return 0.0, 0.0
+        order = sorted((True, False), key=lambda remove: -self.sizing(remove, delta=delta).loss)
+        low, high = self._epsilon(order[0], delta, rtol, atol, 0.0)
+        other_low, other_high = self._epsilon(order[1], delta, rtol, atol, max(low, 0.0))
+        return max(low, other_low, 0.0), max(high, other_high, 0.0)
+
+    def delta_bounds(self, epsilon: float, remove: bool, *, rtol: float = 1e-3) -> tuple[float, float]:
+        """Return (low, high) around delta at `epsilon` >= 0 in one direction."""
+        if not self.parts:
+            return 0.0, 0.0
+        at = self.sizing(remove, epsilon=epsilon)
+        rough = self._rough_delta(epsilon, remove)
+        low, high = 0.0, 1.0
+        step = self.coarsest(rough, float(np.sqrt(4 * 0.7 * rtol / (max(at.tilt, 0.3) * at.curvature))))
+        for _ in range(6):
+            try:
+                top = self.curve(remove, True, step=step, tilt=at.tilt, read=rough)
+            except InputError:
+                if high < 1.0:
+                    break
+                step *= 4
+                continue
+            high = min(high, float(top.delta(np.array([epsilon]))[0]))
+            bottom = self.curve(remove, False, step=step, tilt=at.tilt, read=rough)
+            low = max(low, float(bottom.delta(np.array([epsilon]))[0]))
+            gap = high - low
+            if gap <= rtol * high or high < 1e-250:
+                break
+            step *= min(0.5, max(0.1, 0.85 * np.sqrt(rtol * high / gap)))
+            if step < self.coarsest(rough, step):
+                break
+        return low, high
+
+    def success_bound(self, prior: Floats) -> Floats:
+        """Return an upper bound on gamma(prior) = inf over epsilon of delta_remove + exp(epsilon) prior, for all [n].
+
+        Every epsilon gives a valid bound, so only tightness depends on which tilts and lattices are tried. Negative
+        epsilon is read in the other direction: H_e(P, Q) = 1 - e + e H_{1/e}(Q, P).
+        """
+        if not self.parts:
+            return np.asarray(prior, float)
+        best = np.ones(len(prior))
+        for remove in (True, False):
+            for tilt in self._tilts(remove, float(np.min(prior[prior > 0], initial=1.0))):
+                curve = self._read_curve(remove, tilt)
+                at = curve.losses + curve.shift
+                at = at[at >= 0] if at.size and at[-1] >= 0 else np.array([0.0])
+                delta = curve.delta(at)
+                # delta + exp(e) prior is convex in exp(e): its minimum over the lattice by the slope of delta.
+                if remove:
+                    value, scale = delta, np.exp(np.minimum(at, 700.0))
+                else:
+                    value, scale = -np.expm1(-at) + np.exp(-at) * delta, np.exp(-at)
+                    value, scale = value[::-1], scale[::-1]
+                with np.errstate(over="ignore", invalid="ignore"):
+                    slope = np.maximum.accumulate(np.diff(value) / np.diff(scale)) if len(scale) > 1 else np.zeros(0)
+                j = np.searchsorted(slope, -prior)
+                for offset in (-1, 0, 1):
+                    k = np.clip(j + offset, 0, len(scale) - 1)
+                    best = np.minimum(best, value[k] + scale[k] * prior)
+        best = np.where(prior <= 0, self._mass_only_with(), best)
+        return np.asarray(np.clip(best, prior, 1.0))
+
+    def _mass_only_with(self) -> float:
+        """Bound what an attack that never errs can find: the mass at infinite loss."""
+        low_tail = self._read_curve(True, 1.0)
+        return min(1.0, low_tail.infinite)
+
+    def _tilts(self, remove: bool, smallest: float) -> list[float]:
+        """Choose tilts whose windows together cover probabilities from 1 down to `smallest`."""
+        tilts = [1e-3]
+        if remove and smallest < 0.05:
+            decades = np.arange(1, np.ceil(-np.log10(max(smallest, 1e-300))) + 0.5, 1.0)
+            for decade in decades:
+                at = self.sizing(True, delta=10.0**-decade)
+                if at.tilt > 1.15 * tilts[-1]:
+                    tilts.append(at.tilt)
+        return tilts
+
+    def _read_curve(self, remove: bool, tilt: float) -> Curve:
+        """Return an upper curve at `tilt`, on a grid whose error in delta is below about 0.1%."""
+        if not hasattr(self, "_curves"):
+            self._curves: dict[tuple[bool, float], Curve] = {}
+        if (remove, tilt) not in self._curves:
+            read = 1e-14
+            step = float(np.sqrt(12 * 5e-4 / (max(tilt, 0.3) * (tilt + 1) * self.total)))
+            step = self.coarsest(read, step)
+            while True:
+                try:
+                    curve = self.curve(remove, True, step=step, tilt=tilt, read=read)
+                    break
+                except InputError:
+                    step *= 3
+            self._curves[remove, tilt] = curve
+        return self._curves[remove, tilt]
+
+    def _rough_delta(self, epsilon: float, remove: bool) -> float:
+        from confide.accounting.engine import _ENTROPY, _ORDERS, log_moments
+
+        total: Floats = np.zeros_like(_ORDERS)
+        for nodes, steps in self._nodes(1e-14):
+            total = total + steps * log_moments(nodes, remove, _ORDERS)
+        return float(np.exp(min(0.0, float(np.min(total + _ENTROPY - _ORDERS * epsilon))))) * 0.05

@@ -1,0 +1,297 @@
+"""Ordered pairs of distributions that dominate a mechanism, seen as masses in cells of privacy loss.
+
+A pair (P, Q) stands for the output with (P) and without (Q) one contributor. Everything the accountant needs to know
+is how much of P and of Q has privacy loss ``log(dP/dQ)`` between any two numbers; both directions (remove: P against
+Q, add: Q against P) read the same cells.
+
+>>> import numpy as np
+>>> pair = MixturePair(sigma=1.0, sensitivities=np.array([0.0, 1.0]), probabilities=np.array([0.99, 0.01]))
+>>> cells = pair.cells(np.array([-0.005, 0.0, 0.005]))
+>>> bool(abs(cells.p.sum() - 1) < 1e-12 and abs(cells.q.sum() - 1) < 1e-12)
+True
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Floats = NDArray[np.float64]
+
+_UNIT = 2.0**-52
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Masses of P and Q by privacy loss: below edges[0], between neighbouring edges, above edges[-1].
+
+    Attributes
+    ----------
+    p, q : float64 array [edges + 1]
+        Mass of P and of Q in every cell.
+    error : float64 array [edges + 1]
+        Bound on the relative rounding error of `p` and `q`.
+    slack : float
+        Bound on how far (in loss) an edge actually used lies from the edge asked for.
+    only_p, only_q : float
+        Mass of P where Q has none (infinite loss), and of Q where P has none.
+    """
+
+    p: Floats
+    q: Floats
+    error: Floats
+    slack: float = 0.0
+    only_p: float = 0.0
+    only_q: float = 0.0
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A coarse picture of a pair for sizing grids: losses with the log masses of P and Q near them. Not a bound."""
+
+    loss: Floats
+    log_p: Floats
+    log_q: Floats
+
+
+class Pair(Protocol):
+    """What the composition needs to know about one step of a mechanism."""
+
+    def cells(self, edges: Floats) -> Cells:
+        """Return the masses of P and Q between increasing privacy losses `edges`."""
+
+    def span(self, tail: float) -> tuple[float, float]:
+        """Return losses (low, high) with Q(loss < low) <= tail and P(loss > high) <= tail."""
+
+    def nodes(self, tail: float) -> Nodes:
+        """Return a coarse quadrature of the pair, exact enough to choose grids with."""
+
+
+def gaussian_mass(low: Floats, high: Floats) -> Floats:
+    """Return the standard normal mass between `low` and `high`, with small relative error in both tails."""
+    # On the right half the mirrored difference keeps relative accuracy where ndtr is close to 1.
+    mirrored = low > 0
+    a, b = np.where(mirrored, -high, low), np.where(mirrored, -low, high)
+    return np.asarray(special.ndtr(b) - special.ndtr(a))
+
+
+def trim(sensitivities: Floats, probabilities: Floats, tail: float) -> tuple[Floats, Floats, float]:
+    """Drop the largest sensitivities whose total probability is at most `tail`; return the rest and what was dropped.
+
+    Dropped probability is not renormalised away: whoever calls this must count it as lost (infinite loss).
+    """
+    order = np.argsort(sensitivities, kind="stable")
+    sensitivities, probabilities = sensitivities[order], probabilities[order]
+    above = np.cumsum(probabilities[::-1])[::-1]
+    keep = (above > tail) & (probabilities > 0)
+    keep[0] = True
+    return sensitivities[keep], probabilities[keep], float(probabilities[~keep].sum())
+
+
+@dataclass(frozen=True)
+class MixturePair:
+    """P = sum_i w_i N(s_i, sigma^2) against Q = N(0, sigma^2), s_i >= 0: the pair of every sampled Gaussian step.
+
+    It dominates every vector-valued step whose shift has norm at most s_i with probability w_i (Choquette-Choo et al.
+    2023, "Privacy amplification for matrix mechanisms", Corollary 4.7). The loss increases with the output.
+    """
+
+    sigma: float
+    sensitivities: Floats
+    probabilities: Floats
+
+    @cached_property
+    def _log_weights(self) -> Floats:
+        return np.asarray(np.log(self.probabilities) - 0.5 * (self.sensitivities / self.sigma) ** 2)
+
+    def loss(self, x: Floats) -> tuple[Floats, Floats]:
+        """Return the loss at outputs `x` [n] (in units of sigma) and its derivative [n]."""
+        slope = self.sensitivities / self.sigma
+        exponent = self._log_weights + x[:, None] * slope
+        top = exponent.max(axis=1)
+        weight = np.exp(exponent - top[:, None])
+        total = weight.sum(axis=1)
+        return top + np.log(total), (weight @ slope) / total
+
+    def _reach(self, tail: float) -> tuple[float, float]:
+        """Outputs (in units of sigma) that Q is below, and P above, with probability at most `tail`."""
+        z = -float(special.ndtri(min(tail, 0.4)))
+        cumulative = np.cumsum(self.probabilities[::-1])[::-1]
+        # The largest shift that matters at this tail: what is above it has less than half of the tail.
+        matters = self.sensitivities[cumulative > tail / 2]
+        shift = float(matters.max()) / self.sigma if matters.size else 0.0
+        # A shift of small weight w needs only the quantile of tail / w.
+        with np.errstate(divide="ignore"):
+            quantile = -special.ndtri(np.minimum(tail / (2 * len(self.probabilities) * self.probabilities), 0.5))
+        reach = float(np.max(self.sensitivities / self.sigma + np.maximum(quantile, 0.0), initial=shift))
+        return -z, max(reach, 0.0) if reach > -z else shift + z
+
+    def span(self, tail: float) -> tuple[float, float]:
+        """Return losses (low, high) with Q(loss < low) <= tail and P(loss > high) <= tail."""
+        low, high = self._reach(tail)
+        loss, _ = self.loss(np.array([low, high]))
+        return float(loss[0]), float(loss[1])
+
+    def nodes(self, tail: float) -> Nodes:
+        """Return a coarse quadrature of the pair, exact enough to choose grids with."""
+        low, high = self._reach(tail)
+        x = np.linspace(low, high, int(min(4000, max(257, (high - low) * 24))))
+        loss, _ = self.loss(x)
+        log_q = -0.5 * x * x - 0.5 * np.log(2 * np.pi) + np.log(x[1] - x[0])
+        return Nodes(loss, log_q + loss, log_q)
+
+    def outputs(self, edges: Floats) -> tuple[Floats, float]:
+        """Return outputs [n] (in units of sigma) at which the loss equals `edges`, and a bound on the miss in loss."""
+        positive = self.sensitivities > 0
+        slope = self.sensitivities[positive] / self.sigma
+        log_weight = self._log_weights[positive]
+        zero = self.probabilities[~positive].sum()
+        floor = np.log(zero) if zero > 0 else -np.inf
+        x = np.full(edges.shape, -np.inf)
+        inside = edges > floor + 1e-300
+        if not inside.any():
+            return x, 0.0
+        target = edges[inside]
+        # Start: invert a table, which is close wherever the table reaches.
+        largest = target[-1]
+        high = float(np.min((largest - log_weight) / slope))
+        low = min(-12.0, high - 1.0)
+        table_x = np.linspace(low, high, int(min(6000, max(400, (high - low) * 40))))
+        table_loss, table_slope = self.loss(table_x)
+        bracket = np.clip(np.searchsorted(table_loss, target) - 1, 0, len(table_x) - 2)
+        step = target - table_loss[bracket]
+        width = np.maximum(table_loss[bracket + 1] - table_loss[bracket], 1e-300)
+        share = np.clip(step / width, 0.0, 1.0)
+        start = table_x[bracket] + share * (table_x[1] - table_x[0])
+        # Below the table the remaining loss above the floor is nearly one exponential: start right of the root.
+        below = target <= table_loss[0]
+        if below.any():
+            gap = np.log(-np.expm1(floor - target[below])) + target[below]
+            start[below] = np.min((gap[:, None] - log_weight) / slope, axis=1)
+        # Newton on log(excess over the floor): with zero-shift mass the loss flattens to the left, its excess does not.
+        excess = target if zero == 0 else target + np.log(-np.expm1(floor - target))
+        miss = np.inf
+        for _ in range(40):
+            exponent = log_weight + start[:, None] * slope
+            top = exponent.max(axis=1)
+            weight = np.exp(exponent - top[:, None])
+            total = weight.sum(axis=1)
+            value = top + np.log(total) - excess
+            derivative = (weight @ slope) / total
+            change = value / derivative
+            start = start - change
+            # value is convex in x with curvature at most slope_max^2 / 4: the error after the step is second order.
+            miss = float(np.max(0.5 * change * change)) * float(slope.max()) ** 2 / 4
+            if miss < 1e-14:
+                break
+        x[inside] = start
+        return x, miss + 8 * _UNIT * float(np.max(np.abs(edges), initial=1.0))
+
+    def cells(self, edges: Floats) -> Cells:
+        """Return the masses of P and Q between increasing privacy losses `edges`."""
+        x, miss = self.outputs(edges)
+        low, high = np.concatenate([[-np.inf], x]), np.concatenate([x, [np.inf]])
+        q = gaussian_mass(low, high)
+        p = np.zeros_like(q)
+        for s, w in zip(self.sensitivities / self.sigma, self.probabilities, strict=True):
+            p += w * gaussian_mass(low - s, high - s)
+        with np.errstate(invalid="ignore"):
+            width = np.where(np.isfinite(low) & np.isfinite(high), high - low, 1.0)
+        with np.errstate(divide="ignore"):
+            error = 4 * _UNIT * (1 + 1 / np.minimum(width, 1.0)) + 2e-13
+        error[width <= 0] = 0.0
+        return Cells(p, q, error, miss)
+
+
+@dataclass(frozen=True)
+class AtomPair:
+    """A pair with finitely many outputs: `log_p` and `log_q` of each (minus infinity where an output cannot happen)."""
+
+    log_p: Floats
+    log_q: Floats
+    error: float = 1e-14
+    _sorted: tuple[Floats, Floats, Floats] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        alive = (self.log_p > -np.inf) | (self.log_q > -np.inf)
+        log_p, log_q = self.log_p[alive], self.log_q[alive]
+        loss = log_p - log_q
+        order = np.argsort(loss, kind="stable")
+        object.__setattr__(self, "_sorted", (loss[order], np.exp(log_p[order]), np.exp(log_q[order])))
+
+    def cells(self, edges: Floats) -> Cells:
+        """Return the masses of P and Q between increasing privacy losses `edges`."""
+        loss, p, q = self._sorted
+        finite = np.isfinite(loss)
+        index = np.searchsorted(edges, loss[finite], side="left")
+        n = len(edges) + 1
+        return Cells(
+            np.bincount(index, p[finite], n),
+            np.bincount(index, q[finite], n),
+            np.full(n, self.error + 4 * len(p) * _UNIT),
+            8 * _UNIT * float(np.max(np.abs(edges), initial=1.0)),
+            float(p[loss == np.inf].sum()),
+            float(q[loss == -np.inf].sum()),
+        )
+
+    def span(self, tail: float) -> tuple[float, float]:
+        """Return losses (low, high) with Q(loss < low) <= tail and P(loss > high) <= tail."""
+        loss, p, q = self._sorted
+        finite = np.isfinite(loss)
+        if not finite.any():
+            return 0.0, 0.0
+        above = np.cumsum(p[::-1])[::-1]
+        below = np.cumsum(q)
+        high = loss[finite & (above > tail)]
+        low = loss[finite & (below > tail)]
+        return float(low.min() if low.size else 0.0), float(high.max() if high.size else 0.0)
+
+    def nodes(self, tail: float) -> Nodes:
+        """Return the atoms of finite loss."""
+        loss, p, q = self._sorted
+        finite = np.isfinite(loss)
+        return Nodes(loss[finite], np.log(p[finite]), np.log(q[finite]))
+
+
+@dataclass(frozen=True)
+class LaplacePair:
+    """P = Laplace(s, b) against Q = Laplace(0, b), with ratio s / b = `loss_bound`: a pure guarantee of that epsilon."""
+
+    loss_bound: float
+
+    def cells(self, edges: Floats) -> Cells:
+        """Return the masses of P and Q between increasing privacy losses `edges`."""
+        e = self.loss_bound
+        # The loss is clip(2x - e, -e, e) for x in units of b: atoms of mass at both ends, a smooth middle.
+        x = np.clip((edges + e) / 2, 0.0, e)
+
+        left, right = np.concatenate([[0.0], x]), np.concatenate([x, [e]])
+        middle = -np.expm1(left - right)
+        q = 0.5 * np.exp(-left) * middle
+        p = 0.5 * np.exp(right - e) * middle
+        bottom, top = np.searchsorted(edges, [-e, e], side="left")
+        q[bottom] += 0.5
+        p[bottom] += 0.5 * np.exp(-e)
+        p[top] += 0.5
+        q[top] += 0.5 * np.exp(-e)
+        with np.errstate(divide="ignore"):
+            error = 8 * _UNIT * (1 + (1 + e) / np.where(right > left, right - left, 1.0))
+        return Cells(p, q, error, 8 * _UNIT * float(np.max(np.abs(edges), initial=1.0)))
+
+    def span(self, tail: float) -> tuple[float, float]:
+        """Return losses (low, high) with Q(loss < low) <= tail and P(loss > high) <= tail."""
+        return -self.loss_bound, self.loss_bound
+
+    def nodes(self, tail: float) -> Nodes:
+        """Return a coarse quadrature of the pair, exact enough to choose grids with."""
+        edges = np.linspace(-self.loss_bound, self.loss_bound, 402)
+        cells = self.cells(edges[1:-1])
+        with np.errstate(divide="ignore"):
+            log_p, log_q = np.log(cells.p), np.log(cells.q)
+        loss = np.concatenate([[-self.loss_bound], (edges[1:-2] + edges[2:-1]) / 2, [self.loss_bound]])
+        return Nodes(loss, log_p, log_q)
