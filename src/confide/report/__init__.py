@@ -1,1 +1,45 @@
+"""Pages people can read: of a release, of internal figures, of risk. One file each, no network, printable.
 
+`release_report` is made of public facts alone; `internal_report` of un-noised figures, and it says so on every page.
+"""
+
+from confide.report.figures import (
+    BatchSizes,
+    ColumnCount,
+    Curve,
+    DataReport,
+    Event,
+    InternalFigures,
+    Measured,
+    Reliability,
+    Source,
+)
+from confide.report.format import Column, Table, epsilon, interval, number, percent, plural, scientific
+from confide.report.internal_page import internal_report
+from confide.report.page import UNPROTECTED
+from confide.report.release_page import attacker_sentence, guarantee_sentence, release_report
+
+__all__ = [
+    "UNPROTECTED",
+    "BatchSizes",
+    "Column",
+    "ColumnCount",
+    "Curve",
+    "DataReport",
+    "Event",
+    "InternalFigures",
+    "Measured",
+    "Reliability",
+    "Source",
+    "Table",
+    "attacker_sentence",
+    "epsilon",
+    "guarantee_sentence",
+    "internal_report",
+    "interval",
+    "number",
+    "percent",
+    "plural",
+    "release_report",
+    "scientific",
+]

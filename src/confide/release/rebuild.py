@@ -1,0 +1,44 @@
+"""From the parts written in a certificate back to a guarantee that can be computed with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from confide.accounting import Guarantee, compose, mechanism_from_dict
+from confide.errors import InputError
+from confide.release.certificate import Facts, Part
+
+
+def guarantee_of(facts: Facts | Iterable[Part]) -> Guarantee:
+    """Return the guarantee that a class or a paid metric states its figures of.
+
+    Raises
+    ------
+    InputError
+        If a mechanism is unknown to this version or a parameter is out of range.
+    """
+    parts = facts.parts if isinstance(facts, Facts) else tuple(facts)
+    return compose([mechanism_from_dict(part.mechanism).guarantee(part.steps) for part in parts])
+
+
+def restate(guarantee: Guarantee, relation: str) -> Guarantee:
+    """Return the same guarantee under the relation of a certificate.
+
+    Add/remove and zero-out are dominated by the same pairs of distributions as long as every declared constant stays
+    (a contributor who contributes nothing adds nothing to a sum with a fixed denominator), so the figures carry over.
+
+    Raises
+    ------
+    InputError
+        If one of the two relations is replace-one: its pairs are different ones.
+    """
+    if guarantee.relation == relation:
+        return guarantee
+    if {guarantee.relation, relation} != {"add/remove", "zero-out"}:
+        raise InputError(
+            f"a guarantee under {guarantee.relation!r} cannot be stated under {relation!r}",
+            expected="mechanisms accounted under the relation of the release",
+        )
+    parts = tuple((dataclasses.replace(m, relation=relation), n) for m, n in guarantee.parts)  # type: ignore[type-var]
+    return Guarantee(parts)

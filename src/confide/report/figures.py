@@ -1,0 +1,153 @@
+"""`InternalFigures`: everything un-noised that a run may show its own people, and nothing that may leave.
+
+>>> figures = InternalFigures(name="pbc-death", learning=[Curve(label="loss", x=[0, 1], y=[0.7, 0.6])])
+>>> InternalFigures.model_validate_json(figures.to_json()) == figures
+True
+
+The runner of a study fills it; `internal_report` draws it; `figures.json` in the internal folder holds it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+# JSON has no nan: an undefined figure is written as null.
+Number = Annotated[
+    float | None, PlainSerializer(lambda v: None if v is None or v != v or v in (float("inf"), float("-inf")) else v)
+]
+
+
+class Figure(BaseModel):
+    """Base: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+
+
+class Curve(Figure):
+    """A line: learning curve, ROC curve."""
+
+    label: str
+    x: list[Number]
+    y: list[Number]
+    y_label: str = "mean training loss"
+
+
+class BatchSizes(Figure):
+    """How many units took part in each step, beside what the plan expects."""
+
+    unit: str = "contributors"
+    expected: Number
+    realised: list[int]
+
+
+class Measured(Figure):
+    """One exact metric of one model on held-out people, with its interval."""
+
+    model: str = Field(description="'this release', 'non-private', 'truncate(1)', ...")
+    metric: str = "AUROC"
+    value: Number
+    low: Number = None
+    high: Number = None
+    level: float = 0.95
+    role: Literal["release", "baseline"] = "baseline"
+
+
+class Reliability(Figure):
+    """Calibration in bins: mean prediction, observed share, weight."""
+
+    model: str
+    predicted: list[Number]
+    observed: list[Number]
+    weight: list[Number]
+
+
+class Event(Figure):
+    """Something that was counted instead of silently happening."""
+
+    what: str
+    count: int
+    meaning: str = ""
+
+
+class Source(Figure):
+    """What was read from one source."""
+
+    source: str
+    rows: int
+    used: int
+    refused: int = 0
+    imputed: int = 0
+    contributors: int | None = None
+    sha256: str | None = None
+
+
+class ColumnCount(Figure):
+    """What a column held."""
+
+    column: str
+    kind: str = ""
+    missing: int = 0
+    outside: int = 0
+    note: str = ""
+
+
+class DataReport(Figure):
+    """Exact counts about the data."""
+
+    sources: list[Source] = []
+    columns: list[ColumnCount] = []
+    entry_counts: dict[int, int] = Field(default_factory=dict, description="entries k -> contributors with k entries")
+    training_contributors: int | None = None
+    training_entries: int | None = None
+    held_out_contributors: int | None = None
+    held_out_entries: int | None = None
+
+
+class InternalFigures(Figure):
+    """Un-noised figures of one run. Every field may be left out.
+
+    Attributes
+    ----------
+    name : str
+        Of the study.
+    release : str
+        Name of the release folder that these figures belong to.
+    guarantee : str
+        The guarantee of the release in one sentence, for orientation.
+    learning : list of Curve
+        Over steps; curves with the same `y_label` share a plot.
+    batches : list of BatchSizes
+    measured_per : str
+        "contributor" or "entry".
+    metrics : list of Measured
+    roc : list of Curve
+        False positive rate to true positive rate.
+    calibration : list of Reliability
+    events : list of Event
+    data : DataReport
+    timing : dict of str to float
+        Seconds.
+    notes : list of str
+    """
+
+    name: str
+    created: str = ""
+    release: str = ""
+    guarantee: str = ""
+    learning: list[Curve] = []
+    batches: list[BatchSizes] = []
+    measured_per: Literal["contributor", "entry"] = "contributor"
+    metrics: list[Measured] = []
+    roc: list[Curve] = []
+    calibration: list[Reliability] = []
+    events: list[Event] = []
+    data: DataReport | None = None
+    timing: dict[str, float] = {}
+    notes: list[str] = []
+    extra: dict[str, Any] = Field(default_factory=dict, description="anything else; kept in figures.json, not drawn")
+
+    def to_json(self) -> str:
+        """Return the content of `figures.json`."""
+        return self.model_dump_json(indent=2) + "\n"
