@@ -1,5 +1,6 @@
 """Readers for what hospitals have, the declared schema, and small real data sets."""
 
+from confide.data.draft import draft_study
 from confide.data.named import declaration, load, names, without_duplicates
 from confide.data.readers import find_file, read_source
 from confide.data.spec import ColumnSpec, ImageSpec, Schema, SourceSpec
@@ -13,6 +14,7 @@ __all__ = [
     "SourceSpec",
     "Table",
     "declaration",
+    "draft_study",
     "find_file",
     "load",
     "names",
