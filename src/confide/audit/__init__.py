@@ -15,17 +15,24 @@ from confide.audit.bounds import (
     mu_lower_bound,
     tradeoff_violation,
 )
+from confide.audit.canary import AuditReport, Inclusion, canary_audit
 from confide.audit.scores import Halves, split_halves, step_scores, thresholds
+from confide.audit.simulation import CanaryRun, run_canaries
 
 __all__ = [
+    "AuditReport",
+    "CanaryRun",
     "Halves",
+    "Inclusion",
     "Outcome",
     "Violation",
+    "canary_audit",
     "clopper_pearson",
     "epsilon_lower_bound",
     "epsilon_under_gdp",
     "largest_epsilon_under_gdp",
     "mu_lower_bound",
+    "run_canaries",
     "split_halves",
     "step_scores",
     "thresholds",

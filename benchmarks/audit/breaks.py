@@ -1,0 +1,66 @@
+"""Ways to break a private run from outside, so that an audit can be seen to fail when it should.
+
+Each function takes a `PrivateRun` before its first step and replaces one of its parts. They live here and not in the
+package: nothing in the product can switch a protection off. `python benchmarks/audit/run.py` and the tests in
+`tests/audit` hand them to `canary_audit(..., tamper=...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from confide.training import PrivateRun
+from confide.training.noise import keyed_noise
+
+Break = Callable[[PrivateRun], None]
+
+
+def noise_halved(run: PrivateRun) -> None:
+    """Add noise of half the standard deviation."""
+
+    class Half:
+        def normal(self, size: int, *, scale: float) -> Any:
+            return keyed_noise("default", run._keys.noise_key()).normal(size, scale=scale / 2)
+
+    run._noise = Half()
+
+
+def clip_skipped(run: PrivateRun) -> None:
+    """Sum the gradients as they are."""
+    add = run.engine.add
+
+    def unclipped(losses: Any, units: Any, weights: Any, clips: Any, **more: Any) -> None:
+        add(losses, units, weights, np.full(len(clips), 1e12), **more)
+
+    run.engine.add = unclipped  # type: ignore[method-assign]
+
+
+def entries_clipped_one_by_one(run: PrivateRun) -> None:
+    """Clip every entry of a contributor on its own, then sum: the classic mistake of per-example engines."""
+    add = run.engine.add
+
+    def by_entry(losses: Any, units: Any, weights: Any, clips: Any, **more: Any) -> None:
+        add(losses, np.arange(len(units)), weights, np.asarray(clips)[np.asarray(units)], **more)
+
+    run.engine.add = by_entry  # type: ignore[method-assign]
+
+
+def rate_doubled(run: PrivateRun) -> None:
+    """Draw everybody twice as often."""
+    run._rates = np.minimum(2 * run._rates, 1.0)
+    run._sampler = run._make_sampler()
+
+
+BREAKS: dict[str, dict[str, Break]] = {
+    "contributor": {
+        "noise halved": noise_halved,
+        "clip skipped": clip_skipped,
+        "entries clipped one by one and summed": entries_clipped_one_by_one,
+        "rate doubled": rate_doubled,
+    },
+    "individual": {"noise halved": noise_halved, "clip skipped": clip_skipped, "rate doubled": rate_doubled},
+    "scale": {"noise halved": noise_halved, "clip skipped": clip_skipped, "rate doubled": rate_doubled},
+}
