@@ -235,8 +235,8 @@ class PrivateRun:
             )
         chunk = batch.chunk
         clips = self._clips[draw.contributors[chunk.members]]
-        self.engine.add(losses, chunk.units, draw.weights[chunk.rows], clips, partial=chunk.partial)
         self.engine.stop_capture()
+        self.engine.add(losses, chunk.units, draw.weights[chunk.rows], clips, partial=chunk.partial)
         self._waiting = None
 
     def _finish_step(self) -> None:

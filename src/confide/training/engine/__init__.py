@@ -1,6 +1,17 @@
-"""The clipping engine: one backward pass, norms of units, clipped sum."""
+"""The clipping engine: one backward pass, norms of units, clipped sum. Importing the layer files registers their rules."""
 
-from confide.training.engine import linear
+from confide.training.engine import attention, conv, embedding, linear, norm, recurrent
 from confide.training.engine.core import ClippedSum, ClippingEngine, EngineOptions, check_losses
 
-__all__ = ["ClippedSum", "ClippingEngine", "EngineOptions", "check_losses", "linear"]
+__all__ = [
+    "ClippedSum",
+    "ClippingEngine",
+    "EngineOptions",
+    "attention",
+    "check_losses",
+    "conv",
+    "embedding",
+    "linear",
+    "norm",
+    "recurrent",
+]

@@ -25,7 +25,7 @@ Bu, Wang, Zha, Karypis: Differentially private optimization on large model at sm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -124,7 +124,7 @@ class ClippingEngine:
         self.names = [name for name, _ in named]
         self.parameters: list[nn.Parameter] = [value for _, value in named]
         self._tape = Tape()
-        self._layouts: dict[tuple[str, str], Layout] = {}
+        self.layouts: dict[tuple[str, str], Layout] = {}
         # Parameters without a rule that holds for all their uses take the whole graph: one backward row for each unit.
         self._demoted: set[int] = set()
         self._functional: dict[str, functional.Batching] = {}
@@ -134,33 +134,62 @@ class ClippingEngine:
 
     # -- what rules cover ------------------------------------------------------------------------------------------
 
+    def settle(
+        self, *, demote: Iterable[int] = (), functional: Mapping[str, functional.Batching] | None = None
+    ) -> None:
+        """Send parameters the general way, or take modules without a rule by `torch.func`.
+
+        Parameters
+        ----------
+        demote : iterable of int
+            Parameters whose rule does not hold for all their uses.
+        functional : dict
+            Module path to its batched arguments; own parameters of these modules leave the general way.
+        """
+        self._demoted |= {id(self.parameters[i]) for i in demote}
+        for path, batching in (functional or {}).items():
+            own = self.model.get_submodule(path)._parameters.values()
+            self._demoted -= {id(value) for value in own}
+            self._functional[path] = batching
+        self._refresh()
+
+    def snapshot(self) -> tuple[set[int], dict[str, functional.Batching]]:
+        """Return what `settle` changes, for `restore`."""
+        return set(self._demoted), dict(self._functional)
+
+    def restore(self, state: tuple[set[int], dict[str, functional.Batching]]) -> None:
+        """Undo `settle`."""
+        self._demoted, self._functional = set(state[0]), dict(state[1])
+        self._refresh()
+
+    def recorded(self) -> list[Site]:
+        """Return the sites of the last forward pass."""
+        return list(self._tape.sites)
+
     def _refresh(self) -> None:
         """Decide anew which module runs by which rule (never while forward passes are recorded)."""
         self.stop_capture()
-        self._runners = list(self._choose_runners())
-        covered: set[int] = set()
-        for _, module, _ in self._runners:
-            owner = module.parameters() if module_uses_children(module) else module._parameters.values()
-            covered.update(id(value) for value in owner if value is not None)
-        # A tied parameter counts as covered only if every module that owns it is.
-        for _, module in self.model.named_modules():
-            if not any(module is other for _, other, _ in self._runners):
-                inside = [m for _, m, _ in self._runners if module_uses_children(m) and module in m.children()]
-                if not inside:
-                    covered -= {id(value) for value in module._parameters.values() if value is not None}
-        slow = [i for i, value in enumerate(self.parameters) if id(value) not in covered]
-        if {id(self.parameters[i]) for i in slow} - self._demoted:
-            self._demoted |= {id(self.parameters[i]) for i in slow}
-            self._refresh()
-            return
-        self._slow = slow
+        while True:
+            self._runners = list(self._choose_runners())
+            owned = [_owned(module) for _, module, _ in self._runners]
+            covered = {id(value) for own in owned for value in own}
+            running = {id(module) for _, module, _ in self._runners}
+            for _, module, _ in self._runners:
+                running |= {id(child) for child in module.children()} if module_uses_children(module) else set()
+            # A parameter that several modules share counts as covered only if all of them run by a rule.
+            for module in self.model.modules():
+                if id(module) not in running:
+                    covered -= {id(value) for value in module._parameters.values()}
+            self._slow = [i for i, value in enumerate(self.parameters) if id(value) not in covered]
+            slow = {id(self.parameters[i]) for i in self._slow}
+            if slow <= self._demoted:
+                return
+            self._demoted |= slow
 
     def _choose_runners(self) -> Iterator[tuple[str, nn.Module, Callable[..., Any]]]:
         """Yield (path, module, runner) of the modules whose parameters are taken out of autograd."""
         for path, module in self.model.named_modules():
-            own = [value for value in module._parameters.values() if value is not None]
-            if module_uses_children(module):
-                own = [value for value in module.parameters() if value is not None]
+            own = _owned(module)
             if not any(value.requires_grad for value in own) or any(id(value) in self._demoted for value in own):
                 continue
             rule = rule_for(module)
@@ -248,7 +277,7 @@ class ClippingEngine:
         )
         for value, unseen in zip(fast, grads[len(edges) :], strict=True):
             if unseen is not None:
-                raise UnseenUse(self._position(value), self.names)
+                raise UnseenUse(self.position(value), self.names)
         taken = 0
         for site in sites:
             part = grads[taken : taken + len(site.taps)]
@@ -261,7 +290,8 @@ class ClippingEngine:
                 out[i].add(torch.arange(segments.count, device=values.device), values)
         return out
 
-    def _position(self, value: Tensor) -> int:
+    def position(self, value: Tensor) -> int:
+        """Return the number of a trainable parameter."""
         return next(i for i, other in enumerate(self.parameters) if other is value)
 
     def _add_site(
@@ -273,7 +303,7 @@ class ClippingEngine:
         entries: int,
     ) -> None:
         site.check_unchanged()
-        layout = self._layouts.get(site.key, Layout(site.axis or 0))
+        layout = self.layouts.get(site.key, Layout(site.axis or 0))
         full = [
             torch.zeros(tap.shape, dtype=tap.dtype, device=segments.units.device) if g is None else g.detach()
             for g, tap in zip(grads, site.taps, strict=True)
@@ -284,7 +314,7 @@ class ClippingEngine:
         for group in segments.groups:
             found = site.gradient(tuple(map(group.take, a)), tuple(map(group.take, g)), wanted)
             for name, value in found.items():
-                target = out[self._position(site.parameters[name])]
+                target = out[self.position(site.parameters[name])]
                 if isinstance(value, Rows):
                     units = group.units[:, None].expand_as(value.index).reshape(-1)
                     target.add_rows(units, value.index.reshape(-1), value.values.flatten(0, 1))
@@ -480,6 +510,13 @@ class UnseenUse(InputError):
 def module_uses_children(module: nn.Module) -> bool:
     """Return True for modules that compute with their children's parameters without calling the children."""
     return isinstance(module, nn.MultiheadAttention)
+
+
+def _owned(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that a runner of this module takes out of autograd."""
+    if module_uses_children(module):
+        return list(module.parameters())
+    return [value for value in module._parameters.values() if value is not None]
 
 
 def _bind(rule: Callable[..., Any], tape: Tape, path: str, module: nn.Module) -> Callable[..., Any]:
