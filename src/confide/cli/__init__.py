@@ -1,1 +1,58 @@
+"""The ``confide`` command: exit codes 0 done, 1 the run failed, 2 wrong input, 3 refused by a budget, 4 claim contradicted."""
 
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; default ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        The exit code; the console script passes it to the shell.
+    """
+    import click
+
+    from confide.cli.app import command
+    from confide.errors import ConfideError
+
+    try:
+        result = command().main(
+            args=list(argv) if argv is not None else None, prog_name="confide", standalone_mode=False
+        )
+        code = result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.exceptions.Abort:
+        print("stopped: nothing was started", file=sys.stderr)
+        code = 1
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        code = 2
+    except ConfideError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: what was reserved stays counted; the same command with --resume goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        code = 1
+    except BrokenPipeError:
+        # the reader of a pipe (head, less) went away: not an error of ours, and nothing more can be printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    if argv is None:
+        sys.exit(code)
+    return code

@@ -111,7 +111,16 @@ class EvaluationSection(_Section):
     @field_validator("baselines")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = ("non-private", "per-entry", "truncate(1)", "truncate(median)", "contributor", "individual", "scale", "uniform")
+        known = (
+            "non-private",
+            "per-entry",
+            "truncate(1)",
+            "truncate(median)",
+            "contributor",
+            "individual",
+            "scale",
+            "uniform",
+        )
         for name in value:
             if name not in known and not re.fullmatch(r"truncate\(\d+\)", name):
                 close = nearest(name, known)
@@ -279,12 +288,18 @@ def _explain(error: ValidationError, text: str, where: str) -> InputError:
     problem = error.errors()[0]
     location = tuple(problem["loc"])
     # a union member's class name in the path is pydantic's word, not the user's
-    shown = tuple(p for p in location if not (isinstance(p, str) and re.match(r"^([A-Z]\w+|literal\[.*|str|dict\[.*)$", p)))
+    shown = tuple(
+        p for p in location if not (isinstance(p, str) and re.match(r"^([A-Z]\w+|literal\[.*|str|dict\[.*)$", p))
+    )
     dotted = ".".join(str(p) for p in shown) or "the file"
     line = _line_of(text, shown)
     place = f"{where}, line {line}" if line else where
     more = len({tuple(e["loc"]) for e in error.errors()}) - 1
-    also = f" ({more} further problem{'s' if more > 1 else ''} in this file)" if more > 0 and problem["type"] != "union" else ""
+    also = (
+        f" ({more} further problem{'s' if more > 1 else ''} in this file)"
+        if more > 0 and problem["type"] != "union"
+        else ""
+    )
     if problem["type"] == "extra_forbidden":
         key = str(shown[-1])
         known = _known_keys(shown[:-1])
@@ -297,7 +312,10 @@ def _explain(error: ValidationError, text: str, where: str) -> InputError:
         )
     if problem["type"] == "missing":
         return InputError(
-            f"{dotted} is missing{also}", where=place, expected=f"a value for {shown[-1]!r}", remedy="add it to the study file"
+            f"{dotted} is missing{also}",
+            where=place,
+            expected=f"a value for {shown[-1]!r}",
+            remedy="add it to the study file",
         )
     message = problem["msg"].removeprefix("Value error, ")
     return InputError(f"{dotted}: {message}{also}", where=place, expected=_expected(problem))

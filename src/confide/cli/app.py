@@ -1,0 +1,137 @@
+"""The typer application: every command imports what it needs when it runs, so that planning never loads PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from confide.cli.plan import plan_command
+
+app = typer.Typer(
+    name="confide",
+    help="Learn from, synthesise and share medical data with a stated guarantee for every contributor.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")]
+ReleaseFolder = Annotated[Path, typer.Argument(metavar="RELEASE", help="A release folder.")]
+LedgerUrl = Annotated[str | None, typer.Option("--ledger", help="Ledger URL; else the study's, else CONFIDE_LEDGER.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from confide import __version__
+
+        typer.echo(f"confide {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Set what holds for every command."""
+
+
+app.command("plan")(plan_command)
+
+
+@app.command("train")
+def train(
+    study: StudyFile,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending (for scripts).")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this study.")] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse", help="Run on random data from the declared columns: touches neither data nor ledger."
+        ),
+    ] = False,
+    ledger: LedgerUrl = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of releases instead of the study's.")] = None,
+) -> None:
+    """Plan, reserve, train, certify and report, as the study file says."""
+    from confide.cli.train import run_train
+
+    run_train(study, yes=yes, resume=resume, rehearse=rehearse, ledger=ledger, device=device, output=output)
+
+
+@app.command("init")
+def init(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file.")],
+    contributor: Annotated[str, typer.Option("--contributor", help="Column that says whose entry a row is.")],
+    label: Annotated[str, typer.Option("--label", help="Column to predict.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the study file.")] = Path("study.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a commented first study file, and say what was looked at and must be confirmed as public."""
+    from confide.cli.train import run_init
+
+    run_init(table, contributor=contributor, label=label, output=output, force=force)
+
+
+@app.command("predict")
+def predict(
+    release: ReleaseFolder,
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file with the feature columns.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV to write; default: standard output.")
+    ] = None,
+) -> None:
+    """Predict with a released model; the rows come back in their order with a probability each."""
+    from confide.cli.train import run_predict
+
+    run_predict(release, table, output=output)
+
+
+@app.command("verify")
+def verify(release: ReleaseFolder, ledger: LedgerUrl = None, as_json: Json = False) -> None:
+    """Recompute every epsilon of a release, check hashes and the ledger's entry; exit code 4 on any difference."""
+    from confide.cli.inspect import run_verify
+
+    run_verify(release, ledger=ledger, as_json=as_json)
+
+
+@app.command("report")
+def report(release: ReleaseFolder, output: Annotated[Path | None, typer.Option("--output", "-o")] = None) -> None:
+    """Make the report of a release anew from its certificate alone."""
+    from confide.cli.inspect import run_report
+
+    run_report(release, output=output)
+
+
+@app.command("risk")
+def risk(
+    target: Annotated[
+        Path, typer.Argument(metavar="RELEASE|PLAN", help="A release folder, a study file or a plan as JSON.")
+    ],
+    prior: Annotated[float, typer.Option(help="How likely the attacker held membership before.")] = 0.01,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write a page with plots.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an attacker could do at best, in words and figures."""
+    from confide.cli.inspect import run_risk
+
+    run_risk(target, prior=prior, output=output, as_json=as_json)
+
+
+@app.command("doctor")
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has and which extras are installed."""
+    from confide.cli.inspect import run_doctor
+
+    run_doctor(as_json=as_json)
+
+
+def command() -> Any:
+    """The click command behind the application."""
+    return typer.main.get_command(app)

@@ -1,0 +1,139 @@
+"""``confide verify``, ``report``, ``risk`` and ``doctor``: commands that read and never spend."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from confide._files import write_atomic
+from confide.errors import InputError
+
+
+def run_verify(release: Path, *, ledger: str | None, as_json: bool) -> None:
+    """Check a release and print every check; a difference raises VerificationError (exit code 4)."""
+    from confide.ledger import Ledger
+    from confide.release import verify
+
+    url = ledger or os.environ.get("CONFIDE_LEDGER")
+    opened = Ledger.open(url) if url else None
+    try:
+        report = verify(release, ledger=opened)
+    finally:
+        if opened is not None:
+            opened.close()
+    if as_json:
+        print(
+            json.dumps(
+                {"release": str(report.path), "ok": report.ok, "checks": [vars(c) for c in report.checks]}, indent=1
+            )
+        )
+        return
+    table = Table(title=f"{release.name}: nothing differs")
+    table.add_column("checked")
+    table.add_column("")
+    table.add_column("found")
+    for check in report.checks:
+        table.add_row(check.what, "ok" if check.ok else "DIFFERS", check.detail)
+    console = Console()
+    console.print(table)
+    if opened is None:
+        console.print(
+            "The ledger was not asked: give --ledger URL to check that it holds this release.", highlight=False
+        )
+
+
+def run_report(release: Path, *, output: Path | None) -> None:
+    """Write the report of a release from its certificate and study file alone."""
+    from confide.release import Release
+    from confide.report import release_report
+
+    loaded = Release.load(release)
+    study = loaded.path / "study.toml"
+    page = release_report(loaded.certificate, study.read_text(encoding="utf-8") if study.exists() else "")
+    target = output or Path(f"{loaded.path.name}-report.html")
+    write_atomic(target, page)
+    Console().print(f"wrote {target}", highlight=False, soft_wrap=True)
+
+
+def run_doctor(*, as_json: bool) -> None:
+    """Print versions, extras and devices."""
+    found: dict[str, Any] = {
+        "confide": _version("confide"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+    found["cores"] = os.cpu_count()
+    packages = ("numpy", "scipy", "polars", "pydantic", "sqlalchemy", "rich", "typer")
+    found["packages"] = {name: _version(name) for name in packages}
+    extras = {
+        "train": ("torch", "safetensors"),
+        "imaging": ("PIL",),
+        "postgres": ("psycopg",),
+        "verify": ("dp_accounting", "jsonschema"),
+        "secure": ("cryptography",),
+    }
+    found["extras"] = {
+        extra: all(importlib.util.find_spec(module) is not None for module in modules)
+        for extra, modules in extras.items()
+    }
+    if found["extras"]["train"]:
+        import torch
+
+        found["torch"] = torch.__version__
+        found["threads"] = torch.get_num_threads()
+        found["device"] = "cpu"
+        if torch.cuda.is_available():
+            found["device"] = torch.cuda.get_device_name(0)
+        found["engine"] = "one backward pass, eager; the same on every device"
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    table = Table(title="confide doctor", show_header=False)
+    for name in ("confide", "python", "machine", "cores", "torch", "threads", "device", "engine"):
+        if name in found:
+            table.add_row(name, str(found[name]))
+    for name, version in found["packages"].items():
+        table.add_row(name, version or "missing")
+    for extra, present in found["extras"].items():
+        table.add_row(f"extra {extra}", "installed" if present else f"absent: pip install 'confide[{extra}]'")
+    Console().print(table)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def plans_of(target: Path) -> tuple[str, Any]:
+    """Read a plan from a release folder, a study file or a plan as JSON: (name, Plan)."""
+    from confide.planning import Plan
+
+    if target.is_dir():
+        from confide.release import Release
+
+        certificate = Release.load(target).certificate
+        return certificate.name, Plan.from_dict(certificate.plan)
+    if target.suffix == ".json":
+        try:
+            return target.stem, Plan.from_dict(json.loads(target.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"cannot read a plan: {error}", where=str(target), expected="a plan as JSON") from error
+    from confide.studies.file import load_study
+    from confide.studies.prepare import declared_counts, histogram_source, make_plan
+
+    study = load_study(target)
+    source = histogram_source(study)
+    counts = declared_counts(study, target.parent)
+    return study.name, make_plan(study, counts, source if counts is not None else "none")

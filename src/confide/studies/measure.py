@@ -1,0 +1,292 @@
+"""What a model is worth, measured on held-out contributors: exact figures for inside, paid ones that may leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from confide.accounting import Gaussian, Guarantee, calibrate_noise
+from confide.contributors import ContributorIndex
+from confide.errors import ConfideError
+from confide.evaluation import evaluate, paid_metrics, per_contributor, reliability, roc_curve
+from confide.planning import Plan
+from confide.release import PaidMetric
+from confide.report import BatchSizes, Curve, DataReport, Event, InternalFigures, Measured, Reliability, Source
+from confide.studies.file import Study
+from confide.studies.models import build_model, loss_for, probabilities
+from confide.studies.prepare import Prepared
+
+F64 = npt.NDArray[np.float64]
+_NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "accuracy", "brier": "Brier score"}
+
+
+def binary_views(
+    labels: npt.NDArray[np.int64], scores: F64, outputs: int
+) -> list[tuple[str, npt.NDArray[np.int64], F64]]:
+    """Return (suffix, 0/1 labels, scores) for a yes/no label, or one class against the rest for each of several."""
+    if outputs == 1:
+        return [("", labels, scores)]
+    return [(f" (class {c} against the rest)", (labels == c).astype(np.int64), scores[:, c]) for c in range(outputs)]
+
+
+def measure(
+    study: Study,
+    prepared: Prepared,
+    *,
+    plan: Plan,
+    result: Any,
+    scores: F64,
+    outputs: int,
+    base: Path,
+    dropped: int,
+    seconds: float,
+    watcher: Any,
+    device: str,
+) -> InternalFigures:
+    """Measure the release and the baselines the study names; all of it internal."""
+    metrics: list[Measured] = []
+    roc: list[Curve] = []
+    calibration: list[Reliability] = []
+    notes: list[str] = []
+
+    def add(name: str, model_scores: F64, role: Any) -> None:
+        if prepared.held_out_index is None:
+            return
+        for row in _measured(study, prepared, name, model_scores, outputs, role):
+            metrics.append(row)
+        curve, bins = _pictures(study, prepared, name, model_scores, outputs)
+        roc.extend(curve)
+        calibration.extend(bins)
+
+    add("this release", scores, "release")
+    for name in study.evaluation.baselines:
+        try:
+            other = baseline_scores(
+                study, prepared, plan, name, outputs=outputs, base=base, watcher=watcher, device=device
+            )
+        except ConfideError as error:
+            notes.append(f"baseline {name}: not run ({error.what})")
+            continue
+        add(name, other, "baseline")
+    if prepared.held_out_index is None:
+        notes.append("nobody was held out, so nothing was measured")
+    internal = result.internal
+    steps = list(range(1, len(internal["loss"]) + 1))
+    unit = "contributors" if plan.clip_unit == "contributor" else "entries"
+    return InternalFigures(
+        name=study.name,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        learning=[Curve(label="training loss of the drawn entries", x=steps, y=_smooth(internal["loss"]))],
+        batches=[BatchSizes(unit=unit, expected=plan.denominator, realised=[int(n) for n in internal["units"]])],
+        measured_per=study.evaluation.unit,
+        metrics=metrics,
+        roc=roc,
+        calibration=calibration,
+        events=[
+            Event(
+                what="contributions that were not finite", count=int(internal["nonfinite"]), meaning="counted as zero"
+            ),
+            Event(
+                what="contributors without balance",
+                count=dropped,
+                meaning="took no part; divisors stayed as planned",
+            ),
+        ],
+        data=_data_report(prepared),
+        timing={"training (s)": round(seconds, 2)},
+        notes=notes,
+    )
+
+
+def _smooth(losses: list[float | None], width: int = 25) -> list[float | None]:
+    """Moving mean over the steps that drew anybody: single steps of a sampled run are mostly noise."""
+    values = np.array([np.nan if v is None else v for v in losses], dtype=np.float64)
+    known = np.isfinite(values)
+    total = np.convolve(np.where(known, values, 0.0), np.ones(width))[: len(values)]
+    count = np.convolve(known.astype(np.float64), np.ones(width))[: len(values)]
+    return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
+
+
+def _measured(study: Study, prepared: Prepared, name: str, scores: F64, outputs: int, role: Any) -> Iterator[Measured]:
+    index = prepared.held_out_index
+    assert index is not None
+    assert prepared.table.labels is not None
+    labels = prepared.table.labels[prepared.held_out]
+    for suffix, y, s in binary_views(labels, scores, outputs):
+        found = evaluate(y, s, index.of_entry, unit=study.evaluation.unit, replicates=study.evaluation.bootstrap)
+        for key, words in _NAMES.items():
+            if key in found:
+                one = found[key]
+                yield Measured(
+                    model=name,
+                    metric=words + suffix,
+                    value=one.value,
+                    low=one.low,
+                    high=one.high,
+                    level=one.level,
+                    role=role,
+                )
+
+
+def _pictures(
+    study: Study, prepared: Prepared, name: str, scores: F64, outputs: int
+) -> tuple[list[Curve], list[Reliability]]:
+    """ROC and calibration of a yes/no label."""
+    if outputs != 1 or prepared.held_out_index is None or prepared.table.labels is None:
+        return [], []
+    y, s = prepared.table.labels[prepared.held_out], scores
+    if study.evaluation.unit == "contributor":
+        y, s = per_contributor(y, s, prepared.held_out_index.of_entry)
+    fpr, tpr = roc_curve(y, s)
+    predicted, observed, weight = reliability(y, s, spacing="adaptive")
+    curve = Curve(label=name, x=fpr.tolist(), y=tpr.tolist(), y_label="true positive rate")
+    return [curve], [
+        Reliability(model=name, predicted=predicted.tolist(), observed=observed.tolist(), weight=weight.tolist())
+    ]
+
+
+def baseline_scores(
+    study: Study, prepared: Prepared, plan: Plan, name: str, *, outputs: int, base: Path, watcher: Any, device: str
+) -> F64:
+    """Train a baseline on the same split and return its scores on the held-out entries."""
+    table = prepared.table
+    assert table.labels is not None
+    model = build_model(study, inputs=table.input_shape, outputs=outputs, base=base)
+    if name == "non-private":
+        _fit_plainly(study, prepared, model, outputs, watcher)
+    else:
+        _fit_privately(study, prepared, plan, name, model, outputs, watcher, device)
+    return np.asarray(probabilities(model, table.features[prepared.held_out], outputs=outputs), dtype=np.float64)
+
+
+def _fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watcher: Any, epochs: int = 200) -> None:
+    """Ordinary training without clipping or noise: Adam, every entry once an epoch, entries of equal weight."""
+    import torch
+
+    table, loss = prepared.table, loss_for(outputs)
+    assert table.labels is not None
+    x = torch.from_numpy(np.ascontiguousarray(table.features[prepared.train]))
+    y = torch.from_numpy(np.ascontiguousarray(table.labels[prepared.train]))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    model.train()
+    watcher.begin("baseline: non-private", epochs)
+    with torch.random.fork_rng([]):
+        for epoch in range(epochs):
+            order = torch.randperm(len(x))
+            for rows in order.split(256):
+                optimizer.zero_grad()
+                loss(model(x[rows]), y[rows]).mean().backward()
+                optimizer.step()
+            watcher.step(epoch + 1)
+    watcher.end()
+
+
+def _fit_privately(
+    study: Study, prepared: Prepared, plan: Plan, name: str, model: Any, outputs: int, watcher: Any, device: str
+) -> None:
+    """The same budget under another strategy. Its model and figures never leave, so the ledger is not charged."""
+    from confide.planning import plan as make
+    from confide.studies.run import _dataset
+    from confide.training import EngineOptions, PrivateRun, make_optimizer
+
+    counts: dict[int, float] = {}
+    for row in plan.classes:
+        if row.contributors is not None:
+            counts[row.entries] = counts.get(row.entries, 0.0) + float(row.contributors)
+    median = int(np.median(prepared.train_index.counts))
+    strategy = f"truncate({median})" if name == "truncate(median)" else name
+    other = make(
+        counts or None,
+        epsilon=max(plan.budgets),
+        delta=plan.delta,
+        noise_multiplier=plan.noise_multiplier,
+        steps=plan.steps,
+        strategy=strategy,
+        clip_norm=plan.clip_norm,
+        max_entries=plan.max_entries,
+        histogram=plan.histogram if counts else "none",
+        budgets=plan.rule if plan.rule is not None else plan.budgets,
+        max_contributors=study.public.max_contributors or prepared.train_index.n_contributors,
+    )
+    optimizer = make_optimizer(
+        study.optimizer.name, model.parameters(), lr=study.optimizer.lr, **study.optimizer.options
+    )
+    watcher.begin(f"baseline: {name}", other.steps)
+    run = PrivateRun(
+        model,
+        loss_for(outputs),
+        optimizer,
+        other,
+        _dataset(prepared),
+        options=EngineOptions(device=device),
+        progress=lambda done, _total: watcher.step(done),
+    )
+    train_through(run, model)
+    watcher.end()
+
+
+def train_through(run: Any, model: Any) -> Any:
+    """Drive a private run to its end and return its result; the caller's random numbers stay as they were."""
+    import torch
+
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        for batch in run:
+            run.step(run.loss(model(batch.inputs), batch.targets))
+    return run.result()
+
+
+def paid_auroc(
+    study: Study,
+    *,
+    labels: npt.NDArray[np.int64],
+    scores: F64,
+    index: ContributorIndex,
+    epsilon: float,
+    delta: float,
+    reserve: Callable[[Guarantee], npt.NDArray[np.bool_]],
+) -> list[PaidMetric]:
+    """Buy AUROC, accuracy and prevalence on held-out contributors from one noisy histogram of scores."""
+    from confide.mechanisms import OSNoise
+
+    noise_multiplier = calibrate_noise(epsilon, delta=delta, rate=1.0, steps=1)
+    admitted = reserve(Gaussian(noise_multiplier=noise_multiplier).guarantee())
+    keep = admitted[index.of_entry]
+    paid = paid_metrics(
+        labels[keep],
+        scores[keep],
+        index.of_entry[keep],
+        noise=OSNoise(),
+        delta=delta,
+        noise_multiplier=noise_multiplier,
+        unit=study.evaluation.unit,
+    )
+    return list(paid.for_certificate())
+
+
+def _data_report(prepared: Prepared) -> DataReport:
+    table = prepared.table
+    ks, ns = np.unique(table.index.counts, return_counts=True)
+    held = prepared.held_out_index
+    return DataReport(
+        sources=[
+            Source(
+                source=one.source,
+                rows=one.rows,
+                used=one.rows,
+                imputed=sum(one.filled.values()),
+                contributors=one.contributors,
+            )
+            for one in table.report
+        ],
+        entry_counts={int(k): int(n) for k, n in zip(ks, ns, strict=True)},
+        training_contributors=prepared.train_index.n_contributors,
+        training_entries=prepared.train_index.n_entries,
+        held_out_contributors=0 if held is None else held.n_contributors,
+        held_out_entries=0 if held is None else held.n_entries,
+    )

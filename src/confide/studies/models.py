@@ -1,0 +1,110 @@
+"""From a name in a study file to a model, a per-entry loss and an optimiser."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from confide.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    import torch
+
+    from confide.studies.file import Study
+
+
+def require_torch() -> Any:
+    """Import torch, or say in one line which command installs it."""
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("training needs PyTorch, which is not installed", "train") from error
+    return torch
+
+
+def build_model(study: Study, *, inputs: tuple[int, ...], outputs: int, base: Path) -> torch.nn.Module:
+    """Make the study's model.
+
+    Parameters
+    ----------
+    study : Study
+    inputs : tuple of int
+        Shape of one entry: ``(features,)`` for tables, ``(channels, height, width)`` for images.
+    outputs : int
+        1 for a yes/no label (one logit), otherwise the number of classes.
+    base : Path
+        Folder of the study file: ``module:Class`` is looked up there before the installed packages.
+    """
+    torch = require_torch()
+    name, options = study.model.name, dict(study.model.options)
+    if ":" not in name:
+        from confide import nn
+
+        model = nn.build(name, inputs=inputs if len(inputs) > 1 else inputs[0], outputs=outputs, **options)
+    else:
+        model = _imported(name, base)(inputs if len(inputs) > 1 else inputs[0], outputs, **options)
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(f"model {name!r} is not a torch.nn.Module", where="[model] name")
+    return model
+
+
+def _imported(name: str, base: Path) -> Any:
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, str(base))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(
+            f"cannot import the model's module {module_name!r}: {error}",
+            where="[model] name",
+            expected="'module:Class' with the module beside the study file or installed",
+        ) from error
+    finally:
+        sys.path.remove(str(base))
+    if not hasattr(module, attribute):
+        raise InputError(
+            f"module {module_name!r} has no {attribute!r}",
+            where="[model] name",
+            expected="a class or function called as Class(inputs, outputs, **options)",
+        )
+    return getattr(module, attribute)
+
+
+def loss_for(outputs: int) -> Any:
+    """Per-entry loss: logistic for one output, cross-entropy for several; returns shape (entries,)."""
+    torch = require_torch()
+    functional = torch.nn.functional
+    if outputs == 1:
+
+        def loss(prediction: Any, target: Any) -> Any:
+            return functional.binary_cross_entropy_with_logits(
+                prediction.reshape(-1), target.to(prediction.dtype).reshape(-1), reduction="none"
+            )
+    else:
+
+        def loss(prediction: Any, target: Any) -> Any:
+            return functional.cross_entropy(prediction, target.long(), reduction="none")
+
+    return loss
+
+
+def probabilities(model: Any, features: Any, *, outputs: int, batch: int = 4096) -> Any:
+    """Predicted probabilities as a numpy array: shape (entries,) for one output, else (entries, classes)."""
+    torch = require_torch()
+    import numpy as np
+
+    model.eval()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(features), batch):
+            rows = features[start : start + batch]
+            x = torch.as_tensor(np.asarray(rows)).to(device)
+            y = model(x)
+            p = torch.sigmoid(y.reshape(-1)) if outputs == 1 else torch.softmax(y, dim=1)
+            parts.append(p.cpu().numpy())
+    if not parts:
+        return np.zeros((0,) if outputs == 1 else (0, outputs))
+    return np.concatenate(parts)

@@ -1,0 +1,599 @@
+"""Running a study: plan, reserve, train, certify, report, commit; and going on after a crash.
+
+The order is the promise. Everything that can be wrong is found first; then the price is shown and accepted; then the
+ledger charges everybody; only then is the first private batch drawn. The release folder appears in one step, and the
+ledger's commit binds its hash. A run that is killed anywhere stays reserved, and ``resume`` goes on from where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from confide.accounting import Guarantee
+from confide.contributors import ContributorIndex
+from confide.data import Table
+from confide.errors import BudgetError, InputError, RunError
+from confide.ledger import Ledger
+from confide.planning import Plan
+from confide.release import LedgerReference, Release, Spent
+from confide.studies import state as states
+from confide.studies.file import Paid, Study, load_study
+from confide.studies.measure import measure, paid_auroc, train_through
+from confide.studies.models import build_model, loss_for, probabilities, require_torch
+from confide.studies.prepare import Prepared, declared_counts, histogram_source, holdout_key, make_plan, prepare
+from confide.studies.write import assemble
+
+if TYPE_CHECKING:
+    from confide.training import ContributorDataset, TrainingResult
+
+
+class Watcher(Protocol):
+    """What sees a run: a terminal, a test, nobody."""
+
+    def say(self, text: str) -> None:
+        """Take one line of text."""
+
+    def price(self, price: Price) -> bool:
+        """Take the price; return True to go on."""
+
+    def begin(self, what: str, total: int) -> None:
+        """Begin something long."""
+
+    def step(self, done: int, *, note: str = "") -> None:
+        """Note progress of it."""
+
+    def end(self) -> None:
+        """End it."""
+
+
+class Quiet:
+    """A watcher that agrees to the price and says nothing."""
+
+    def say(self, text: str) -> None:
+        """Ignore."""
+
+    def price(self, price: Price) -> bool:
+        """Accept."""
+        return True
+
+    def begin(self, what: str, total: int) -> None:
+        """Ignore."""
+
+    def step(self, done: int, *, note: str = "") -> None:
+        """Ignore."""
+
+    def end(self) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a run will cost: the plan, and lines about the rest."""
+
+    plan: Plan
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a finished run left things.
+
+    Attributes
+    ----------
+    release : Release
+    sentence : str
+        The guarantee in one sentence.
+    paths : dict of str to Path
+        What to open: release folder, its report, the internal report.
+    """
+
+    release: Release
+    sentence: str
+    paths: dict[str, Path] = field(default_factory=dict)
+
+
+def open_ledger(study: Study, base: Path, url: str | None) -> Ledger:
+    """Open the ledger: the argument, then the study's, then ``CONFIDE_LEDGER``.
+
+    Raises
+    ------
+    InputError
+        No ledger was named, or there is none at that place.
+    """
+    relative = url is None and study.ledger.url is not None
+    chosen = url or study.ledger.url or os.environ.get("CONFIDE_LEDGER")
+    if not chosen:
+        raise InputError(
+            "no ledger was named: what contributors spend has to be remembered",
+            where="--ledger, [ledger] url, or the environment variable CONFIDE_LEDGER",
+            expected="sqlite:///FILE or postgresql://...",
+            remedy="make one: confide ledger init --url sqlite:///confide-ledger.sqlite --cap-epsilon 8 --cap-delta 1e-5",
+        )
+    prefix = "sqlite:///"
+    if relative and chosen.startswith(prefix) and not chosen.startswith(prefix + "/"):
+        chosen = prefix + str((base / chosen.removeprefix(prefix)).absolute())
+    key = study.ledger.key_file
+    return Ledger.open(chosen, key=base / key if key else None)
+
+
+def run_study(
+    path: str | Path,
+    *,
+    watcher: Watcher | None = None,
+    resume: bool = False,
+    ledger_url: str | None = None,
+    device: str | None = None,
+    output: str | Path | None = None,
+    _replace: tuple[Study, str, Path, Path] | None = None,
+) -> Outcome:
+    """Run a study file from data to a committed release.
+
+    Parameters
+    ----------
+    path : path
+        The study file.
+    watcher : Watcher, optional
+        Sees the price and the progress; default: accepts and says nothing.
+    resume : bool
+        Go on with the latest unfinished run of this study.
+    ledger_url, device, output : optional
+        Instead of what the study says.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    InputError
+        Something is wrong with study, data, model or loss; nothing was spent.
+    BudgetError
+        The ledger admits nobody (or not everybody, with ``exhausted = "refuse"``); nothing was spent.
+    RunError
+        Interrupted or failed after the reservation: it stays counted.
+    """
+    path = Path(path)
+    where: Path | None = None
+    if _replace is not None:  # a rehearsal brings its own data
+        study, text, base, where = _replace
+    else:
+        study, text, base = load_study(path), path.read_text(encoding="utf-8"), path.parent
+    require_torch()
+    run = _Run(study, text, base, watcher or Quiet(), ledger_url, device, Path(output) if output else None)
+    run.declared = where or base
+    return run.go(resume=resume)
+
+
+class _Run:
+    """One run of a study; its steps in order."""
+
+    def __init__(
+        self,
+        study: Study,
+        text: str,
+        base: Path,
+        watcher: Watcher,
+        ledger_url: str | None,
+        device: str | None,
+        output: Path | None,
+    ) -> None:
+        self.study, self.text, self.base, self.watcher = study, text, base, watcher
+        self.declared = (
+            base  # where declared files (entry counts, a model's module) lie; a rehearsal keeps the real one
+        )
+        self.device = device or study.engine.device
+        self.releases = (output or base / study.output.dir).absolute()
+        self.internal = self.releases.parent / "internal"
+        self.ledger_url = ledger_url
+        self.started = time.monotonic()
+
+    def go(self, *, resume: bool) -> Outcome:
+        self.ledger = open_ledger(self.study, self.base, self.ledger_url)
+        try:
+            if resume:
+                self.state = states.pick(self.internal, self.study.name)
+                self._same_study()
+                finished = self._already_written()
+                if finished is not None:
+                    return finished
+            else:
+                self.state = states.RunState(
+                    states.new_name(self.study.name), self._sha(), secrets.token_hex(32), extra={"created": time.time()}
+                )
+            return self._run(resume=resume)
+        finally:
+            self.ledger.close()
+
+    # -- before anything is spent -------------------------------------------------------------------------------------
+
+    def _run(self, *, resume: bool) -> Outcome:
+        self.prepared = prepare(self.study, base=self.base, holdout_key=holdout_key(self.study, None))
+        self._same_data(resume)
+        table = self.prepared.table
+        if table.labels is None:
+            raise InputError(
+                "no column has the role label",
+                where="[columns]",
+                expected='one column with role = "label" and its classes',
+            )
+        self.outputs = self._outputs(table)
+        self.dataset = _dataset(self.prepared)
+        model = build_model(self.study, inputs=table.input_shape, outputs=self.outputs, base=self.declared)
+        plan = self._plan()
+        self._same_plan(plan, resume)
+        trainer = self._trainer(model, plan, admitted=None, resume=False, checkpoint=None, on_start=None)
+        trainer.rehearse()  # model and loss are refused here, before anything is spent
+        classes, class_of = classes_for(plan, self.prepared.train_index, self.prepared.budgets)
+        reservation = self._reserve(plan, classes, class_of, resume=resume)
+        return self._train_and_release(plan, reservation.admitted, resume=resume)
+
+    def _plan(self) -> Plan:
+        """The plan from declared, paid, previewed or no entry counts."""
+        source = histogram_source(self.study)
+        counts: dict[int, float] | None = None
+        if source == "public":
+            counts = declared_counts(self.study, self.declared)
+        elif source == "paid":
+            counts = self._paid_counts()
+        elif source == "preview":
+            ks, ns = np.unique(self.prepared.table.index.counts, return_counts=True)
+            counts = {int(k): float(n) for k, n in zip(ks, ns, strict=True)}
+        return make_plan(self.study, counts, source)
+
+    def _paid_counts(self) -> dict[int, float]:
+        """Buy the entry-count histogram: reserved, released with noise and committed before the plan is made from it."""
+        if self.state.paid_histogram is not None:
+            return {int(k): n for k, n in self.state.paid_histogram.items()}
+        from confide.mechanisms import histogram_cost, release_entry_counts
+
+        paid = self.study.public.entry_counts
+        assert isinstance(paid, Paid)
+        assert self.study.public.max_entries is not None
+        index = self.prepared.table.index
+        cost = histogram_cost(paid.epsilon)
+        lines = (f"A noisy histogram of entry counts costs every contributor epsilon {paid.epsilon:g} (pure) first.",)
+        self.watcher.say(lines[0])
+        reservation = self.ledger.reserve(
+            release=f"{self.state.name} entry counts",
+            contributors=index.ids.tolist(),
+            class_of=np.zeros(index.n_contributors, dtype=np.int64),
+            classes=[cost.guarantee()],
+            data_set=self._data_set(),
+            exhausted="drop",
+            idempotency_key=f"{self.state.name}/entry-counts",
+        )
+        self.state.histogram_reservation = reservation.id
+        states.save(self.internal, self.state)
+        self.ledger.start(reservation.id)
+        kept, _ = index.subset(reservation.admitted)
+        noisy = release_entry_counts(kept, max_entries=self.study.public.max_entries, epsilon=paid.epsilon)
+        self.state.paid_histogram = {str(k): float(n) for k, n in noisy.value.items()}
+        states.save(self.internal, self.state)
+        digest = hashlib.sha256(repr(sorted(self.state.paid_histogram.items())).encode()).hexdigest()
+        self.ledger.commit(reservation.id, release_hash=digest)
+        return {int(k): n for k, n in self.state.paid_histogram.items()}
+
+    def _reserve(
+        self, plan: Plan, classes: Sequence[Guarantee], class_of: npt.NDArray[np.int64], *, resume: bool
+    ) -> Any:
+        people = self.prepared.train_index.ids.tolist()
+        if resume and self.state.reservation is not None:
+            return self.ledger.resume(self.state.reservation, people)
+        if not self.watcher.price(Price(plan, self._price_lines(plan))):
+            raise InputError("the price was not accepted: nothing was reserved", where="the question above")
+        self.state.plan_fingerprint = plan.fingerprint()
+        self.state.data_fingerprint = self.prepared.table.fingerprint(bytes.fromhex(self.state.key))
+        states.save(self.internal, self.state)
+        try:
+            reservation = self.ledger.reserve(
+                release=self.state.name,
+                contributors=people,
+                class_of=class_of,
+                classes=classes,
+                data_set=self._data_set(),
+                exhausted=self.study.ledger.exhausted,
+                idempotency_key=self.state.name,
+            )
+        except (BudgetError, InputError):
+            if self.state.paid_histogram is None:
+                states.forget(self.internal, self.state)
+            raise
+        self.state.reservation, self.state.stage = reservation.id, "reserved"
+        states.save(self.internal, self.state)
+        if reservation.dropped:
+            self.watcher.say(
+                f"[internal] {reservation.dropped} contributors have no balance left and take no part; "
+                "all divisors stay as planned."
+            )
+        return reservation
+
+    def _price_lines(self, plan: Plan) -> tuple[str, ...]:
+        worst = max(c.epsilon for c in plan.classes)
+        lines = [
+            f"Every contributor, with all their entries, spends at most epsilon {worst:.3f} at delta {plan.delta:.3g} "
+            f"({plan.relation}), over {plan.steps} steps with noise multiplier {plan.noise_multiplier:g}."
+        ]
+        if plan.stamp:
+            lines.append(f"Stamp: {plan.stamp}.")
+        if isinstance(self.study.evaluation.metrics, Paid):
+            lines.append(
+                f"Held-out contributors spend epsilon {self.study.evaluation.metrics.epsilon:g} for metrics that may leave."
+            )
+        if self.study.privacy.noise == "secure":
+            lines.append("Secure noise: a discrete Gaussian from a cryptographic generator; expect slower steps.")
+        return tuple(lines)
+
+    # -- after the reservation ----------------------------------------------------------------------------------------
+
+    def _train_and_release(self, plan: Plan, admitted: npt.NDArray[np.bool_], *, resume: bool) -> Outcome:
+        assert self.state.reservation is not None
+        reservation = self.state.reservation
+        checkpoint = states.run_folder(self.internal, self.state.name) / "checkpoint.pt"
+        table = self.prepared.table
+        model = build_model(self.study, inputs=table.input_shape, outputs=self.outputs, base=self.declared)
+        trainer = self._trainer(
+            model,
+            plan,
+            admitted=admitted,
+            resume=resume and checkpoint.exists(),
+            checkpoint=checkpoint,
+            on_start=lambda: self.ledger.start(reservation),
+        )
+        # a run whose every step was done before a crash does not call on_start again; the charge must stand all the same
+        self.watcher.begin("training", plan.steps)
+        began = time.monotonic()
+        result = self._loop(trainer, model)
+        self.watcher.end()
+        seconds = time.monotonic() - began
+        self.ledger.start(reservation)
+        model.eval()
+        spent: list[tuple[Spent, Guarantee]] = []
+        if self.state.paid_histogram is not None:
+            spent.append(self._histogram_spent())
+        self.watcher.say("evaluating on held-out contributors")
+        scores = probabilities(model, table.features[self.prepared.held_out], outputs=self.outputs)
+        metrics = self._paid_metrics(plan, scores)
+        figures = measure(
+            self.study,
+            self.prepared,
+            plan=plan,
+            result=result,
+            scores=scores,
+            outputs=self.outputs,
+            base=self.declared,
+            dropped=int((~admitted).sum()),
+            seconds=seconds,
+            watcher=self.watcher,
+            device=self.device,
+        )
+        release = assemble(
+            self.study,
+            self.text,
+            plan=plan,
+            model=model,
+            testing_only=result.testing_only,
+            charged=spent,
+            metrics=metrics,
+            receipt=LedgerReference(ledger=self.ledger.id, reservation=reservation),
+            figures=figures,
+            releases=self.releases,
+            feature_names=table.feature_names,
+        )
+        return self._commit(release)
+
+    def _commit(self, release: Release) -> Outcome:
+        reservation = release.certificate.ledger.reservation if release.certificate.ledger else self.state.reservation
+        assert reservation is not None
+        self.ledger.commit(reservation, release_hash=release.digest)
+        states.forget(self.internal, self.state)
+        return outcome_of(release)
+
+    def _loop(self, trainer: Any, model: Any) -> TrainingResult:
+        result: TrainingResult = train_through(trainer, model)
+        return result
+
+    def _trainer(
+        self, model: Any, plan: Plan, *, admitted: Any, resume: bool, checkpoint: Path | None, on_start: Any
+    ) -> Any:
+        from confide.training import EngineOptions, PrivateRun, make_optimizer
+
+        privacy = self.study.privacy
+        optimizer = make_optimizer(
+            self.study.optimizer.name, model.parameters(), lr=self.study.optimizer.lr, **self.study.optimizer.options
+        )
+        options: dict[str, Any] = {"device": self.device}
+        if self.study.engine.physical_batch is not None:
+            options["physical_batch"] = self.study.engine.physical_batch
+        randomness: dict[str, Any] = (
+            {"seed": privacy.seed} if privacy.seed is not None else {"run_key": bytes.fromhex(self.state.key)}
+        )
+        steps = plan.steps
+        return PrivateRun(
+            model,
+            loss_for(self.outputs),
+            optimizer,
+            plan,
+            self.dataset,
+            admitted=admitted,
+            options=EngineOptions(**options),
+            noise="secure" if privacy.noise == "secure" else "default",
+            checkpoint=checkpoint,
+            checkpoint_every=self.study.engine.checkpoint_every,
+            resume=resume,
+            on_nonfinite=privacy.on_nonfinite,
+            on_start=on_start,
+            progress=lambda done, _total: self.watcher.step(done, note=_spent_note(done, steps)),
+            **randomness,
+        )
+
+    def _paid_metrics(self, plan: Plan, scores: npt.NDArray[np.float64]) -> list[Any]:
+        wanted = self.study.evaluation.metrics
+        if not isinstance(wanted, Paid) or self.outputs != 1 or self.prepared.held_out_index is None:
+            return []
+        index = self.prepared.held_out_index
+        labels = self._labels()[self.prepared.held_out]
+        return paid_auroc(
+            self.study,
+            labels=labels,
+            scores=scores,
+            index=index,
+            epsilon=wanted.epsilon,
+            delta=plan.delta,
+            reserve=lambda guarantee: self._reserve_metrics(index, guarantee),
+        )
+
+    def _reserve_metrics(self, index: ContributorIndex, guarantee: Guarantee) -> npt.NDArray[np.bool_]:
+        reservation = self.ledger.reserve(
+            release=f"{self.state.name} metrics",
+            contributors=index.ids.tolist(),
+            class_of=np.zeros(index.n_contributors, dtype=np.int64),
+            classes=[guarantee],
+            data_set=self._data_set(),
+            exhausted="drop",
+            idempotency_key=f"{self.state.name}/metrics",
+        )
+        self.ledger.start(reservation.id)
+        return reservation.admitted
+
+    def _histogram_spent(self) -> tuple[Spent, Guarantee]:
+        from confide.mechanisms import histogram_cost
+
+        paid = self.study.public.entry_counts
+        assert isinstance(paid, Paid)
+        cost = histogram_cost(paid.epsilon)
+        return (
+            Spent(what="noisy histogram of entry counts", mechanism=cost.to_dict(), who="every contributor"),
+            cost.guarantee(),
+        )
+
+    # -- resuming -----------------------------------------------------------------------------------------------------
+
+    def _sha(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def _same_study(self) -> None:
+        if self.state.study_sha256 != self._sha():
+            raise InputError(
+                "the study file changed since the run began",
+                where=str(states.run_folder(self.internal, self.state.name)),
+                expected="the study file as it was",
+                remedy="restore it, or start a new run without --resume (what was reserved stays reserved)",
+            )
+
+    def _same_data(self, resume: bool) -> None:
+        if not resume or self.state.data_fingerprint is None:
+            return
+        if self.prepared.table.fingerprint(bytes.fromhex(self.state.key)) != self.state.data_fingerprint:
+            raise InputError(
+                "the data changed since the run began",
+                where=", ".join(spec.label for spec in self.study.data),
+                expected="the same rows as when the run began",
+                remedy="restore them, or start a new run without --resume (what was reserved stays reserved)",
+            )
+
+    def _same_plan(self, plan: Plan, resume: bool) -> None:
+        if resume and self.state.plan_fingerprint not in (None, plan.fingerprint()):
+            raise InputError(
+                "the plan changed since the run began (another version of confide?)",
+                where=str(states.run_folder(self.internal, self.state.name)),
+                remedy="resume with the version that began the run, or start a new run without --resume",
+            )
+
+    def _already_written(self) -> Outcome | None:
+        """A run killed between the folder's rename and the ledger's commit: only the commit is left to do."""
+        if self.state.reservation is None:
+            return None
+        for folder in sorted(self.releases.glob(f"{self.study.name}-*")):
+            if not (folder / "certificate.json").is_file():
+                continue
+            release = Release.load(folder)
+            receipt = release.certificate.ledger
+            if receipt is not None and receipt.reservation == self.state.reservation:
+                record = self.ledger.reservation(self.state.reservation)
+                if record.state == "committed":
+                    if record.release_hash != release.digest:
+                        raise RunError("the release folder is not the one that was committed", where=str(folder))
+                    states.forget(self.internal, self.state)
+                    return outcome_of(release)
+                return self._commit(release)
+        return None
+
+    # -- small things -------------------------------------------------------------------------------------------------
+
+    def _data_set(self) -> str:
+        return ", ".join(dict.fromkeys(spec.label for spec in self.study.data))
+
+    def _labels(self) -> npt.NDArray[np.int64]:
+        labels = self.prepared.table.labels
+        assert labels is not None
+        return labels
+
+    def _outputs(self, table: Table) -> int:
+        from confide.studies.prepare import schema_of
+
+        return schema_of(self.study).n_outputs
+
+
+def _spent_note(done: int, steps: int) -> str:
+    return f"{100 * done / steps:.0f}% of the reserved budget used"
+
+
+def _dataset(prepared: Prepared) -> ContributorDataset:
+    """The training entries as a torch data set with their contributors."""
+    import torch
+    from torch.utils.data import TensorDataset
+
+    from confide.training import ContributorDataset
+
+    table = prepared.table
+    assert table.labels is not None
+    tensors = TensorDataset(
+        torch.from_numpy(np.ascontiguousarray(table.features[prepared.train])),
+        torch.from_numpy(np.ascontiguousarray(table.labels[prepared.train])),
+    )
+    budgets = prepared.budgets
+    return ContributorDataset(
+        tensors,
+        contributors=prepared.train_index,
+        budgets=None if budgets is None else budgets[prepared.train_index.of_entry].tolist(),
+    )
+
+
+def classes_for(
+    plan: Plan, index: ContributorIndex, budgets: npt.NDArray[np.float64] | None
+) -> tuple[list[Guarantee], npt.NDArray[np.int64]]:
+    """Return the guarantee of each class that occurs and the class of each contributor: the ledger's input."""
+    level = np.full(index.n_contributors, np.nan) if budgets is None else budgets
+    pairs, which = np.unique(np.stack([index.counts.astype(np.float64), level]), axis=1, return_inverse=True)
+    found: dict[Any, int] = {}
+    guarantees: list[Guarantee] = []
+    number = np.empty(pairs.shape[1], dtype=np.int64)
+    for i in range(pairs.shape[1]):
+        budget = None if np.isnan(pairs[1, i]) else float(pairs[1, i])
+        row = plan.class_of(int(pairs[0, i]), budget)
+        mechanism = plan.mechanism(row)
+        if mechanism not in found:
+            found[mechanism] = len(guarantees)
+            guarantees.append(plan.guarantee(row))
+        number[i] = found[mechanism]
+    return guarantees, number[which.reshape(-1)]
+
+
+def outcome_of(release: Release) -> Outcome:
+    """Put a finished release into words and paths."""
+    from confide.report import guarantee_sentence
+
+    paths = {"release": release.path, "report": release.path / "report.html"}
+    if (release.internal / "report.html").exists():
+        paths["internal report"] = release.internal / "report.html"
+    return Outcome(release, guarantee_sentence(release.certificate), paths)

@@ -1,0 +1,110 @@
+"""What a run must remember to be resumed: private, beside the internal figures, gone once the release is committed.
+
+A run is known by its folder ``internal/<name>-<UTC>-<6 hex>.run`` (mode 0700): ``run.json`` with the reservation, the
+plan and how far it came, and the trainer's checkpoint. It holds the run's secret key, hence mode 0600.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from confide._files import write_atomic
+from confide.errors import InputError, RunError
+
+
+@dataclass
+class RunState:
+    """How far a run came.
+
+    Attributes
+    ----------
+    name : str
+        ``<study>-<UTC>-<6 hex>``: the final name of the release.
+    study_sha256 : str
+        Of the study file as it was when the run began.
+    plan_fingerprint, data_fingerprint : str
+        What must not have changed on resume; the data fingerprint is keyed with `key`.
+    key : str
+        Hexadecimal run secret (32 bytes) for sampling coins and for the fingerprints.
+    reservation, histogram_reservation : str or None
+        In the ledger.
+    paid_histogram : dict or None
+        The noisy entry counts that the plan was made from.
+    stage : str
+        ``begun`` -> ``reserved`` -> ``written`` (release folder stands, commit outstanding).
+    """
+
+    name: str
+    study_sha256: str
+    key: str
+    plan_fingerprint: str | None = None
+    data_fingerprint: str | None = None
+    reservation: str | None = None
+    histogram_reservation: str | None = None
+    paid_histogram: dict[str, float] | None = None
+    stage: str = "begun"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def new_name(study_name: str) -> str:
+    """Return ``<study>-<UTC>-<6 hex>``; time and random letters only, nothing that depends on data."""
+    return f"{study_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def run_folder(internal: Path, name: str) -> Path:
+    """Folder of an unfinished run."""
+    return internal / f"{name}.run"
+
+
+def save(internal: Path, state: RunState) -> Path:
+    """Write the state durably; returns its folder."""
+    folder = run_folder(internal, state.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.chmod(folder, 0o700)
+    except OSError as error:
+        raise RunError(f"cannot make the run folder: {error.strerror}", where=str(folder)) from error
+    write_atomic(folder / "run.json", json.dumps(asdict(state), indent=1), mode=0o600)
+    return folder
+
+
+def unfinished(internal: Path, study_name: str) -> list[RunState]:
+    """Return the unfinished runs of a study, oldest first."""
+    found = []
+    for folder in sorted(internal.glob(f"{study_name}-*.run")):
+        try:
+            raw = json.loads((folder / "run.json").read_text())
+            state = RunState(**raw)
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(
+                "the record of an unfinished run is damaged",
+                where=str(folder / "run.json"),
+                remedy="its reservation stays counted; move the folder away and start anew without --resume",
+            ) from error
+        if state.name.rsplit("-", 2)[0] == study_name:
+            found.append(state)
+    return found
+
+
+def pick(internal: Path, study_name: str) -> RunState:
+    """Return the latest unfinished run of a study, for ``--resume``."""
+    runs = unfinished(internal, study_name)
+    if not runs:
+        raise InputError(
+            f"there is no unfinished run of {study_name!r} to resume",
+            where=str(internal),
+            remedy="leave --resume away to start one",
+        )
+    return runs[-1]
+
+
+def forget(internal: Path, state: RunState) -> None:
+    """Delete the run folder with its keys and checkpoint: called after the ledger committed."""
+    shutil.rmtree(run_folder(internal, state.name), ignore_errors=True)

@@ -1,0 +1,356 @@
+"""`Trainer`: model, loss, optimiser and plan in, a certified release out. And `load`, to use one.
+
+>>> trainer = confide.Trainer(model, loss, optimizer, plan, ledger="sqlite:///ledger.sqlite")     # doctest: +SKIP
+>>> release = trainer.fit(confide.ContributorDataset(data, contributors=patient_ids))            # doctest: +SKIP
+>>> release.certificate.worst.epsilon                                                            # doctest: +SKIP
+3.98
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+from confide.errors import InputError
+from confide.ledger import Ledger
+from confide.planning import Plan
+from confide.release import AssumedPublic, LedgerReference, Release, certify, write_release
+from confide.report import (
+    BatchSizes,
+    Curve,
+    Event,
+    InternalFigures,
+    guarantee_sentence,
+    internal_report,
+    release_report,
+)
+from confide.studies.file import Study, parse_study
+from confide.studies.measure import train_through
+from confide.studies.models import build_model, probabilities, require_torch
+from confide.studies.prepare import schema_of
+from confide.studies.run import classes_for
+from confide.studies.write import weights_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from confide.training import ContributorDataset
+
+
+class Trainer:
+    """Train a model under a plan and write a release.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    loss : function
+        (outputs, targets) to one loss per entry (``reduction="none"``).
+    optimizer : torch.optim.Optimizer
+        Over the model's parameters; sees the noisy gradient only.
+    plan : Plan
+        From `confide.plan`.
+    ledger : Ledger, str or None
+        Where the spend is remembered: an open ledger or its URL. None: the certificate then says "not recorded".
+    name : str
+        Of the study, for the folder and the certificate.
+    output : path
+        Folder of releases; ``internal/`` is made beside it.
+    assumed_public : mapping, optional
+        What you used as public knowledge (normalisation constants, categories, initial weights): name to value. It
+        stands in the certificate.
+    data_set : str
+        Name of the data for the ledger's history.
+    exhausted : {"drop", "refuse"}
+        What happens when contributors have no balance left.
+    **settings
+        Passed to `confide.PrivateRun`: ``options``, ``noise``, ``seed``, ``scheduler``, ``example``, ``on_nonfinite``,
+        ``progress``.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loss: Any,
+        optimizer: Any,
+        plan: Plan,
+        *,
+        ledger: Ledger | str | None = None,
+        name: str = "model",
+        output: str | Path = "releases",
+        assumed_public: Mapping[str, Any] | None = None,
+        data_set: str = "data",
+        exhausted: str = "drop",
+        **settings: Any,
+    ) -> None:
+        require_torch()
+        self.model, self.loss, self.optimizer, self.plan = model, loss, optimizer, plan
+        self.name, self.output, self.data_set, self.exhausted = name, Path(output), data_set, exhausted
+        self.assumed_public = dict(assumed_public or {})
+        self._ledger, self._settings = ledger, settings
+
+    def fit(self, data: ContributorDataset) -> Release:
+        """Reserve, train, write the release and commit.
+
+        Parameters
+        ----------
+        data : ContributorDataset
+
+        Returns
+        -------
+        Release
+
+        Raises
+        ------
+        InputError
+            A model, loss, data set or plan that cannot be private together; nothing was spent.
+        BudgetError
+            The ledger admits nobody; nothing was spent.
+        """
+        from confide.training import PrivateRun
+
+        # refuse what cannot be private before anything is spent
+        PrivateRun(self.model, self.loss, self.optimizer, self.plan, data, **self._checkable()).rehearse()
+        opened = isinstance(self._ledger, str)
+        ledger = Ledger.open(self._ledger) if isinstance(self._ledger, str) else self._ledger
+        try:
+            admitted, reservation = None, None
+            on_start = None
+            if ledger is not None:
+                classes, class_of = classes_for(self.plan, data.index, data.budgets)
+                held = ledger.reserve(
+                    release=self.name,
+                    contributors=data.index.ids.tolist(),
+                    class_of=class_of,
+                    classes=classes,
+                    data_set=self.data_set,
+                    exhausted=self.exhausted,
+                )
+                admitted, reservation = held.admitted, held.id
+                on_start = _starter(ledger, held.id)
+            run = PrivateRun(
+                self.model,
+                self.loss,
+                self.optimizer,
+                self.plan,
+                data,
+                admitted=admitted,
+                on_start=on_start,
+                **self._settings,
+            )
+            result = train_through(run, self.model)
+            self.model.eval()
+            receipt = (
+                None
+                if ledger is None or reservation is None
+                else LedgerReference(ledger=ledger.id, reservation=reservation)
+            )
+            release = self._write(result, receipt, dropped=0 if admitted is None else int((~admitted).sum()))
+            if ledger is not None and reservation is not None:
+                ledger.commit(reservation, release_hash=release.digest)
+            return release
+        finally:
+            if opened and ledger is not None:
+                ledger.close()
+
+    def _checkable(self) -> dict[str, Any]:
+        return {
+            k: v for k, v in self._settings.items() if k not in ("progress", "checkpoint", "checkpoint_every", "resume")
+        }
+
+    def _write(self, result: Any, receipt: LedgerReference | None, *, dropped: int) -> Release:
+        facts = [
+            AssumedPublic(what=what, value=value, source="declared by the caller of confide.Trainer")
+            for what, value in self.assumed_public.items()
+        ]
+        facts.append(
+            AssumedPublic(
+                what="divisor of every noisy sum",
+                value=self.plan.denominator,
+                source="fixed by the plan before data were read",
+            )
+        )
+        certificate = certify(
+            self.plan,
+            name=self.name,
+            assumed_public=facts,
+            testing_only=result.testing_only,
+            precision=str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            ledger=receipt,
+        )
+        internal = result.internal
+        figures = InternalFigures(
+            name=self.name,
+            guarantee=guarantee_sentence(certificate),
+            learning=[
+                Curve(
+                    label="training loss of the drawn entries",
+                    x=list(range(1, len(internal["loss"]) + 1)),
+                    y=internal["loss"],
+                )
+            ],
+            batches=[
+                BatchSizes(
+                    unit="contributors" if self.plan.clip_unit == "contributor" else "entries",
+                    expected=self.plan.denominator,
+                    realised=[int(n) for n in internal["units"]],
+                )
+            ],
+            events=[
+                Event(
+                    what="contributions that were not finite",
+                    count=int(internal["nonfinite"]),
+                    meaning="counted as zero",
+                ),
+                Event(
+                    what="contributors without balance",
+                    count=dropped,
+                    meaning="took no part; divisors stayed as planned",
+                ),
+            ],
+        )
+        folder = write_release(
+            self.output,
+            self.name,
+            certificate,
+            {"model.safetensors": weights_of(self.model), "report.html": lambda complete: release_report(complete)},
+            {"figures.json": figures.to_json(), "report.html": internal_report(figures)},
+        )
+        return Release.load(folder)
+
+
+def _starter(ledger: Ledger, reservation: str) -> Any:
+    return lambda: ledger.start(reservation)
+
+
+class LoadedModel:
+    """A released model, ready to predict.
+
+    Attributes
+    ----------
+    release : Release
+    model : torch.nn.Module
+        In evaluation mode.
+    study : Study or None
+        As run, where the release came from a study file.
+    """
+
+    def __init__(self, release: Release, model: Any, study: Study | None) -> None:
+        self.release, self.model, self.study = release, model, study
+
+    @property
+    def certificate(self) -> Any:
+        """What the release states about itself."""
+        return self.release.certificate
+
+    def predict(self, table: pl.DataFrame | str | Path, *, base: Path | None = None) -> pl.DataFrame:
+        """Predict each row of a table with the feature columns that the study declared.
+
+        Parameters
+        ----------
+        table : polars.DataFrame or path of a CSV or Parquet file
+            Labels and contributor ids are not needed.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``probability`` for a yes/no label, else ``probability_<class>`` for each class; rows in the given order.
+
+        Raises
+        ------
+        InputError
+            A missing column or a value outside its declaration, as in training; or a release without a study file.
+        """
+        import polars as pl
+
+        from confide.data import read_features
+
+        if self.study is None:
+            raise InputError(
+                "this release has no study file that says how a table becomes model inputs",
+                where=str(self.release.path),
+                remedy="call the model itself: confide.load(path, model=...).model(inputs)",
+            )
+        schema = schema_of(self.study)
+        features = read_features(table, schema, base=base or Path("."), images=self.study.data[0].images)
+        found = probabilities(self.model, features, outputs=schema.n_outputs)
+        if found.ndim == 1:
+            return pl.DataFrame({"probability": found})
+        label = schema.label
+        assert label is not None
+        return pl.DataFrame(
+            {f"probability_{c}": found[:, i] for i, c in enumerate(label[1].classes or range(found.shape[1]))}
+        )
+
+
+def load(path: str | Path, *, model: Any = None, base: str | Path | None = None) -> LoadedModel:
+    """Load a released model.
+
+    Parameters
+    ----------
+    path : path
+        A release folder.
+    model : torch.nn.Module, optional
+        An untrained model of the released architecture; needed where the release has no study file.
+    base : path, optional
+        Folder in which ``module:Class`` of the study is looked up; default: the current folder.
+
+    Raises
+    ------
+    InputError
+        No release, or weights that do not fit the model.
+    VerificationError
+        The certificate does not have the published form, or the weights are not the certified ones.
+    """
+    require_torch()
+    from safetensors.torch import load_file
+
+    from confide._files import sha256_of
+    from confide.errors import VerificationError
+
+    release = Release.load(path)
+    weights = release.file("model.safetensors")
+    if not weights.is_file() or sha256_of(weights) != release.certificate.artefacts["model.safetensors"]:
+        raise VerificationError(
+            "the weights are not the certified ones",
+            where=str(weights),
+            expected="the SHA-256 that the certificate states",
+            remedy="fetch the release again from whoever published it",
+        )
+    study: Study | None = None
+    if "study.toml" in release.certificate.artefacts:
+        study = parse_study(
+            release.file("study.toml").read_text(encoding="utf-8"), where=str(release.path / "study.toml")
+        )
+    if model is None:
+        if study is None:
+            raise InputError(
+                "this release does not say how to build its model",
+                where=str(release.path),
+                remedy="give an untrained one: confide.load(path, model=MyModel())",
+            )
+        schema = schema_of(study)
+        model = build_model(
+            study, inputs=input_shape_of(study), outputs=schema.n_outputs, base=Path(base) if base else Path(".")
+        )
+    try:
+        model.load_state_dict(load_file(weights))
+    except RuntimeError as error:
+        raise InputError(
+            "the weights do not fit this model",
+            where=str(weights),
+            expected="the architecture that was trained",
+            remedy=str(error).splitlines()[-1].strip(),
+        ) from error
+    model.eval()
+    return LoadedModel(release, model, study)
+
+
+def input_shape_of(study: Study) -> tuple[int, ...]:
+    """Shape of one entry, from the declaration alone."""
+    images = study.data[0].images
+    if images is not None:
+        width, height = images.size
+        return (1 if images.mode == "gray" else 3, height, width)
+    return (len(schema_of(study).feature_names),)

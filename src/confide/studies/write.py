@@ -1,0 +1,89 @@
+"""From a trained model to a release folder: certificate, weights, study, report; internal figures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from confide.accounting import Guarantee
+from confide.planning import Plan
+from confide.release import AssumedPublic, PaidMetric, LedgerReference, Release, Spent, certify, write_release
+from confide.report import InternalFigures, guarantee_sentence, internal_report, release_report
+from confide.studies.file import BudgetColumn, Study
+from confide.studies.prepare import schema_of
+
+
+def assemble(
+    study: Study,
+    text: str,
+    *,
+    plan: Plan,
+    model: Any,
+    testing_only: bool,
+    charged: Sequence[tuple[Spent, Guarantee]],
+    metrics: Iterable[PaidMetric],
+    receipt: LedgerReference | None,
+    figures: InternalFigures,
+    releases: Path,
+    feature_names: Sequence[str],
+) -> Release:
+    """Write the release folder and the internal folder beside it, each in one atomic step."""
+    weights = weights_of(model)
+    certificate = certify(
+        plan,
+        name=study.name,
+        charged=charged,
+        unit="entry" if study.unit == "entry" else "contributor",
+        assumed_public=assumed_public(study, plan, feature_names),
+        evaluation=metrics,
+        testing_only=testing_only,
+        precision=str(next(model.parameters()).dtype).removeprefix("torch."),
+        ledger=receipt,
+    )
+    figures = figures.model_copy(update={"guarantee": guarantee_sentence(certificate)})
+    folder = write_release(
+        releases,
+        study.name,
+        certificate,
+        {
+            "model.safetensors": weights,
+            "study.toml": text,
+            "report.html": lambda complete: release_report(complete, text),
+        },
+        {
+            "figures.json": figures.to_json(),
+            "report.html": internal_report(figures),
+        },
+    )
+    return Release.load(folder)
+
+
+def weights_of(model: Any) -> bytes:
+    """The model's weights as safetensors."""
+    from safetensors.torch import save
+
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    return bytes(save(state))
+
+
+def assumed_public(study: Study, plan: Plan, feature_names: Sequence[str] = ()) -> list[AssumedPublic]:
+    """Everything that the study declares to be public knowledge, for the certificate."""
+    here = "declared in the study file"
+    facts = [AssumedPublic(**fact) for fact in schema_of(study).assumed_public(here)]
+
+    def add(what: str, value: Any, source: str = here) -> None:
+        facts.append(AssumedPublic(what=what, value=value, source=source))
+
+    add("largest number of entries of a contributor that is used", plan.max_entries)
+    if study.public.max_contributors is not None:
+        add("upper bound on the number of contributors", study.public.max_contributors)
+    if plan.histogram == "public":
+        add("entry-count histogram", "in the plan: classes and their contributors")
+    if isinstance(study.privacy.budget, BudgetColumn):
+        add("budget levels", dict(study.privacy.budget.levels))
+    add("divisor of every noisy sum", plan.denominator, "fixed by the plan before data were read")
+    add("model and its initial weights", {"name": study.model.name, "options": study.model.options})
+    add("optimizer", {"name": study.optimizer.name, "lr": study.optimizer.lr, "options": study.optimizer.options})
+    add("share of contributors held out, by a keyed hash of the id", study.evaluation.holdout)
+    return facts
