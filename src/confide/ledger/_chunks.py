@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,10 @@ from confide.ledger.filter import Counters
 CHUNK = 65536  # contributors a row
 Codes = npt.NDArray[np.unsignedinteger]  # class + 1; 0 = not in
 
-_WIDTHS = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_WIDTHS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
-def width_of(classes: int) -> np.dtype[np.unsignedinteger]:
+def width_of(classes: int) -> np.dtype[Any]:
     """Return the narrowest number that holds class + 1."""
     return _WIDTHS[1] if classes < 256 else _WIDTHS[2] if classes < 65536 else _WIDTHS[4]
 
@@ -49,10 +50,10 @@ def read_balance(connection: sa.Connection, chunk: int, size: int, orders: int) 
     raw = connection.execute(sa.select(schema.balance.c.counters).where(schema.balance.c.chunk == chunk)).scalar()
     counters = np.zeros((orders, size), dtype=np.uint32)
     if raw is not None:
-        stored = np.frombuffer(raw, dtype="<u4")
-        if len(stored) % orders or len(stored) > orders * size:
+        if len(raw) % (4 * orders) or len(raw) > 4 * orders * size:
             raise RunError("a row of balances is damaged", where=f"chunk {chunk}", remedy="restore the last backup")
-        counters[:, : len(stored) // orders] = stored.reshape(orders, -1)
+        stored = np.frombuffer(raw, dtype="<u4").reshape(orders, -1)
+        counters[:, : stored.shape[1]] = stored
     return counters
 
 
@@ -85,7 +86,8 @@ def unpack(digest: str, width: int, packed: bytes) -> Codes:
         raise RunError(
             "a record of who was in a release is damaged", where=f"codes {digest}", remedy="restore the last backup"
         )
-    return np.frombuffer(raw, dtype=_WIDTHS[width])
+    codes: Codes = np.frombuffer(raw, dtype=_WIDTHS[width])
+    return codes
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from confide.accounting import Guarantee, compose
 from confide.ledger.filter import UNITS, Counters, Filter
@@ -46,5 +47,10 @@ def tight_epsilon(texts: tuple[str, ...], delta: float) -> float:
     dicts = [json.loads(text) for text in texts]
     if len({values["relation"] for values in dicts}) > 1:
         # add/remove and zero-out have the same dominating pairs; which of them each release claimed stays in its row.
-        dicts = [{**values, "relation": "add/remove"} for values in dicts]
+        dicts = [_as_add_remove(values) for values in dicts]
     return float(compose([Guarantee.from_dict(values) for values in dicts]).epsilon(delta))
+
+
+def _as_add_remove(values: dict[str, Any]) -> dict[str, Any]:
+    parts = [{**part, "relation": "add/remove"} for part in values["parts"]]
+    return {**values, "relation": "add/remove", "parts": parts}

@@ -70,11 +70,14 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Run a transaction alone among all writers; everything in it happens or nothing does."""
-        with self._errors(), self.engine.connect().execution_options(confide_write=True) as connection:
-            with connection.begin():
-                if not self.sqlite:
-                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-                yield connection
+        with (
+            self._errors(),
+            self.engine.connect().execution_options(confide_write=True) as connection,
+            connection.begin(),
+        ):
+            if not self.sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:

@@ -39,11 +39,11 @@ def _rows(connection: sa.Connection, buckets: npt.NDArray[np.int64]) -> Iterator
 
 
 def _unpack(rows: list[tuple[int, bytes, bytes]]) -> tuple[Tokens, Numbers]:
-    tokens = np.frombuffer(b"".join(row[1] for row in rows), dtype=">u8").astype(np.uint64).reshape(-1, 2)
-    numbers = np.frombuffer(b"".join(row[2] for row in rows), dtype="<u4").astype(np.int64)
-    if len(tokens) != len(numbers):
+    raw_tokens, raw_numbers = b"".join(row[1] for row in rows), b"".join(row[2] for row in rows)
+    if len(raw_tokens) % 16 or len(raw_tokens) != 4 * len(raw_numbers):
         raise RunError("the ledger's index of contributors is damaged", remedy="restore the last backup")
-    return tokens, numbers
+    tokens = np.frombuffer(raw_tokens, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+    return tokens, np.frombuffer(raw_numbers, dtype="<u4").astype(np.int64)
 
 
 def lookup(connection: sa.Connection, tokens: Tokens) -> Numbers:

@@ -98,11 +98,11 @@ def _check_reservations(ledger: Ledger, connection: sa.Connection, entries: list
         if entry.action == "reserve":
             expected[entry.body["reservation"]] = {**entry.body, "state": "reserved", "release_hash": None}
         elif entry.action in ("start", "commit", "abort"):
-            row = expected.get(entry.body["reservation"])
-            if row is None or row["state"] != entry.body["from"]:
+            known = expected.get(entry.body["reservation"])
+            if known is None or known["state"] != entry.body["from"]:
                 raise VerificationError("a change without its reservation", where=f"journal entry {entry.seq}")
-            row["state"] = entry.body["to"]
-            row["release_hash"] = entry.body.get("release_hash", row["release_hash"])
+            known["state"] = entry.body["to"]
+            known["release_hash"] = entry.body.get("release_hash", known["release_hash"])
     rows = connection.execute(sa.select(schema.reservation)).all()
     if {row.id for row in rows} != set(expected) or len(rows) != len(expected):
         raise VerificationError("reservations and journal differ", where="table reservation")

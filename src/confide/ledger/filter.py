@@ -170,7 +170,8 @@ class Filter:
             if allowance > 0 and math.isfinite(rdp[k]):
                 # The factor covers the rounding of this division, so that the stored number is never too small.
                 units[k] = math.ceil(rdp[k] / allowance * UNITS * (1 + 1e-14)) if rdp[k] < 2 * allowance else FULL
-        return np.minimum(units, FULL).astype(np.uint32)
+        charge: Counters = np.minimum(units, FULL).astype(np.uint32)
+        return charge
 
     def admits(self, counters: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
         """Say for rows of counters, shape (n, K), whether the rule still holds."""
