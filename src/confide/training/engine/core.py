@@ -270,11 +270,10 @@ class ClippingEngine:
             )
         edges = [tap.edge for site in sites for tap in site.taps]
         fast = [value for i, value in enumerate(self.parameters) if i not in set(slow)]
-        grads = list(
-            torch.autograd.grad(
-                losses.sum(), [*edges, *fast], allow_unused=True, retain_graph=bool(slow), materialize_grads=False
-            )
-        )
+        sources: list[Any] = [*edges, *fast]
+        grads: list[Tensor | None] = []
+        if sources:
+            grads = list(torch.autograd.grad(losses.sum(), sources, allow_unused=True, retain_graph=bool(slow)))
         for value, unseen in zip(fast, grads[len(edges) :], strict=True):
             if unseen is not None:
                 raise UnseenUse(self.position(value), self.names)

@@ -102,7 +102,7 @@ def recurrent(call: Call, module: Any, input: Any, hx: Any = None) -> Any:
     packed = input if isinstance(input, PackedSequence) else None
     lengths: Tensor | None = None
     if packed is not None:
-        x, sizes = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
+        x, sizes = pad_packed_sequence(packed)  # in the order of the entries, not of their lengths
         lengths = sizes.to(x.device)
     elif input.dim() == 3:
         x = input.transpose(0, 1) if module.batch_first else input
@@ -110,8 +110,6 @@ def recurrent(call: Call, module: Any, input: Any, hx: Any = None) -> Any:
         x = input.unsqueeze(1)
     single = packed is None and input.dim() == 2
     state = _initial(module, x, hx, single)
-    if packed is not None and packed.sorted_indices is not None and hx is not None:
-        state = tuple(part.index_select(1, packed.sorted_indices) for part in state)
     directions = 2 if module.bidirectional else 1
     last: list[State] = []
     for layer in range(module.num_layers):
@@ -145,10 +143,9 @@ def _leave(
 ) -> Any:
     output: Any
     if packed is not None and lengths is not None:
-        repacked = pack_padded_sequence(x, lengths.cpu())
+        order = torch.arange(x.shape[1], device=x.device) if packed.sorted_indices is None else packed.sorted_indices
+        repacked = pack_padded_sequence(x.index_select(1, order), lengths[order].cpu())
         output = PackedSequence(repacked.data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
-        if packed.unsorted_indices is not None:
-            end = tuple(part.index_select(1, packed.unsorted_indices) for part in end)
     elif single:
         output, end = x.squeeze(1), tuple(part.squeeze(1) for part in end)
     else:
