@@ -3,6 +3,7 @@
 from confide.training.checkpoint import delete_checkpoint, read_checkpoint
 from confide.training.dataset import ContributorDataset
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
+from confide.training.noise import noise_seconds
 from confide.training.optimizers import DPAdam, make_optimizer
 from confide.training.result import TrainingResult
 from confide.training.run import Batch, PrivateRun, fit
@@ -19,5 +20,6 @@ __all__ = [
     "delete_checkpoint",
     "fit",
     "make_optimizer",
+    "noise_seconds",
     "read_checkpoint",
 ]

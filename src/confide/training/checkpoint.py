@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, readable by the owner only, bound to plan and data.
 
-A checkpoint holds private data (un-noised figures of the run and the keys of the steps to come): it is no release. It is
-deleted when the release is committed.
+A checkpoint holds private data (un-noised figures of the run and the keys of the steps to come): it is no release, and
+it is deleted when the release is committed.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class ContributorDataset(Dataset[Any]):
         return split_batch(parts)
 
     def fingerprint(self, key: bytes) -> str:
-        """Return a keyed fingerprint (HMAC-SHA256, hexadecimal): tells a changed data set, says nothing without the key.
+        """Return a keyed fingerprint (HMAC-SHA256, hexadecimal): it tells a changed data set to whoever has the key.
 
         Parameters
         ----------

@@ -8,8 +8,8 @@
 Each step uses a key of its own; moving on replaces it by a one-way function of itself. A checkpoint holds only the
 current key, so nobody who finds it can work out the noise that was added before, and subtract it. The coins of the
 sampler are keyed by the step key of the start of their stretch of `COIN_STEPS` steps: whoever holds a checkpoint could
-tell who was drawn in the stretch it belongs to and who will be drawn later. A checkpoint is therefore private data: mode
-0600, outside of the release, deleted when the release is committed.
+tell who was drawn in the stretch it belongs to and who will be drawn later. A checkpoint is therefore private data:
+mode 0600, outside of the release, deleted when the release is committed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from confide.contributors import derive, new_key, ratchet
 from confide.errors import InputError
 
-# Steps between new coin keys: each costs a pass over all entries, each bounds what a stolen checkpoint tells of the past.
+# Steps between new coin keys: each costs a pass over all entries and bounds what a checkpoint tells of the past.
 COIN_STEPS = 50
 
 

@@ -35,7 +35,8 @@ class DPAdam(torch.optim.Optimizer):
 
     References
     ----------
-    Tang, Shpilevskiy, Lécuyer: DP-AdamBC: your DP-Adam is actually DP-SGD (unless you apply bias correction). AAAI 2024.
+    Tang, Shpilevskiy, Lécuyer: DP-AdamBC: your DP-Adam is actually DP-SGD (unless you apply bias correction).
+    AAAI 2024.
     """
 
     def __init__(

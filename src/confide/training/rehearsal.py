@@ -105,7 +105,7 @@ class Rehearsal:
         def pick(value: Any) -> Any:
             return value[rows] if isinstance(value, Tensor) else value
 
-        return to_device((tree_map(pick, self._inputs), tree_map(pick, self._targets)), self.device)
+        return to_device(tree_map(pick, self._inputs), self.device), to_device(tree_map(pick, self._targets), self.device)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

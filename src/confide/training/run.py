@@ -27,13 +27,14 @@ from torch import Tensor, nn
 
 from confide.contributors import ContributorSampler, Draw, EntrySampler
 from confide.errors import InputError, RunError
+from confide.mechanisms import NoiseSource
 from confide.planning import Plan
 from confide.training.checkpoint import read_checkpoint, write_checkpoint
 from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import Chunk, chunks
 from confide.training.keys import RunKeys, key_from_seed
-from confide.training.noise import NoiseSource, keyed_noise
+from confide.training.noise import keyed_noise
 from confide.training.rehearsal import Example, example_of, rehearse
 from confide.training.result import TrainingResult
 
@@ -84,7 +85,8 @@ class PrivateRun:
     scheduler : learning-rate scheduler, optional
         Stepped after every step; its state goes into the checkpoint.
     noise : str or NoiseSource
-        "default", "secure", or an object with ``normal(size, scale=...)`` (then for testing only).
+        "default", "secure" (see `noise_seconds` for its cost), or a source of `confide.mechanisms` (then a resumed run
+        repeats the noise only if the source does).
     run_key : bytes, optional
         32 secret bytes; by default from the operating system.
     seed : int, optional
@@ -151,10 +153,18 @@ class PrivateRun:
         self.engine = ClippingEngine(model, options)
         _check_optimizer(optimizer, self.engine.parameters)
         self._noise = noise
-        if isinstance(noise, str):
-            keyed_noise(noise, bytes(32))
-        self.testing_only = seed is not None or not isinstance(noise, str)
+        source = self._source(bytes(32), 0)
+        self.testing_only = seed is not None or source.testing_only
         self._rates, self._clips = _assign(plan, dataset, admitted)
+        # Rounding to the lattice of secure noise may lift the sum's change by the margin: the clips make room for it.
+        size = sum(value.numel() for value in self.engine.parameters)
+        self._clips = self._clips - source.margin(size, scale=self._noise_scale)
+        if bool((self._clips <= 0).any()):
+            raise InputError(
+                "the model is too large for this noise: rounding would take up the whole clipping norm",
+                where="noise",
+                remedy='use noise="default" or a smaller model',
+            )
         self._record: dict[str, list[Any]] = {
             name: [] for name in ("loss", "entries", "units", "norm_quantiles", "clipped")
         }
@@ -168,7 +178,6 @@ class PrivateRun:
         self._waiting: Batch | None = None
         self._draw: Draw | None = None
         self._stepping = False
-        optimizer.register_step_pre_hook(self._guard)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -187,6 +196,7 @@ class PrivateRun:
             self._save()
         if self._on_start is not None and self.steps_done < self.plan.steps:
             self._on_start()
+        guard = self.optimizer.register_step_pre_hook(self._guard)
         try:
             while self.steps_done < self.plan.steps:
                 torch.manual_seed(self._keys.model_seed())
@@ -194,6 +204,7 @@ class PrivateRun:
                 yield from self._batches(self._draw)
                 self._finish_step()
         finally:
+            guard.remove()
             self.engine.stop_capture()
 
     def _batches(self, draw: Draw) -> Iterator[Batch]:
@@ -266,15 +277,21 @@ class PrivateRun:
             self._progress(self.steps_done, self.plan.steps)
 
     def _set_gradients(self, total: ClippedSum) -> None:
-        source = keyed_noise(self._noise, self._keys.noise_key()) if isinstance(self._noise, str) else self._noise
-        scale = self.plan.noise_multiplier * self.plan.clip_norm
-        values = np.asarray(source.normal(sum(g.numel() for g in total.gradients), scale=scale), dtype=np.float64)
-        noise = torch.from_numpy(values)
+        source = self._source(self._keys.noise_key(), self._keys.step)
+        flat = torch.cat([value.reshape(-1) for value in total.gradients]).cpu().numpy()
+        noisy = torch.from_numpy(source.add_normal(flat, scale=self._noise_scale) / self.plan.denominator)
         start = 0
-        for value, summed in zip(self.engine.parameters, total.gradients, strict=True):
-            part = noise[start : start + summed.numel()].reshape(summed.shape).to(summed.device)
-            start += summed.numel()
-            value.grad = ((summed + part) / self.plan.denominator).to(value.dtype)
+        for value in self.engine.parameters:
+            part = noisy[start : start + value.numel()].reshape(value.shape)
+            start += value.numel()
+            value.grad = part.to(value.device, value.dtype)
+
+    @property
+    def _noise_scale(self) -> float:
+        return self.plan.noise_multiplier * self.plan.clip_norm
+
+    def _source(self, key: bytes, step: int) -> NoiseSource:
+        return keyed_noise(self._noise, key, step) if isinstance(self._noise, str) else self._noise
 
     def result(self) -> TrainingResult:
         """Return the trained model and the internal figures.
@@ -298,7 +315,7 @@ class PrivateRun:
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def _guard(self, *_: Any) -> None:
-        if not self._stepping and self.steps_done < self.plan.steps:
+        if not self._stepping:
             raise InputError(
                 "optimizer.step() was called by the loop",
                 where="the training loop",

@@ -1,4 +1,7 @@
-"""The clipping engine: one backward pass, norms of units, clipped sum. Importing the layer files registers their rules."""
+"""The clipping engine: one backward pass, norms of units, clipped sum.
+
+Importing the layer files registers their rules.
+"""
 
 from confide.training.engine import attention, conv, embedding, linear, norm, recurrent
 from confide.training.engine.core import ClippedSum, ClippingEngine, EngineOptions, check_losses

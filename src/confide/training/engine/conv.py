@@ -13,13 +13,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import grad as native
 
 from confide.training.engine.registry import register
 from confide.training.engine.tape import Call, Rows
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_WEIGHT = {1: torch.nn.grad.conv1d_weight, 2: torch.nn.grad.conv2d_weight, 3: torch.nn.grad.conv3d_weight}
+_WEIGHT = {1: native.conv1d_weight, 2: native.conv2d_weight, 3: native.conv3d_weight}
 
 
 def _side_by_side(value: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def _weight_gradient(
     """Weight gradient of a convolution for each unit; inputs and grads as (units, records, channels, ...)."""
     units, dims = len(inputs), len(shape) - 2
     size = (units * shape[0], *shape[1:])
-    out = _WEIGHT[dims](
+    out: Tensor = _WEIGHT[dims](
         _side_by_side(inputs),
         size,
         _side_by_side(grads.to(inputs.dtype)),

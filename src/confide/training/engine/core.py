@@ -3,8 +3,9 @@
 >>> model = torch.nn.Linear(2, 1, bias=False)
 >>> engine = ClippingEngine(model)
 >>> x = torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.3, 0.0]])
->>> result = engine.clipped_sum(lambda rows: model(x[rows]).squeeze(1), units=[0, 0, 1], weights=[1, 1, 1], clips=[1, 1])
->>> [round(norm, 2) for norm in result.norms.tolist()]              # 3-4-5: the two entries are summed before the norm
+>>> forward = lambda rows: model(x[rows]).squeeze(1)
+>>> result = engine.clipped_sum(forward, units=[0, 0, 1], weights=[1, 1, 1], clips=[1, 1])
+>>> [round(norm, 2) for norm in result.norms.tolist()]         # 3-4-5: the two entries are summed before the norm
 [5.0, 0.3]
 >>> result.gradients[0].round(decimals=3).tolist()
 [[0.9, 0.8]]
@@ -315,8 +316,8 @@ class ClippingEngine:
             for name, value in found.items():
                 target = out[self.position(site.parameters[name])]
                 if isinstance(value, Rows):
-                    units = group.units[:, None].expand_as(value.index).reshape(-1)
-                    target.add_rows(units, value.index.reshape(-1), value.values.flatten(0, 1))
+                    units = group.units[:, None].expand_as(value.numbers).reshape(-1)
+                    target.add_rows(units, value.numbers.reshape(-1), value.values.flatten(0, 1))
                 else:
                     target.add(group.units, value, site.rows)
 
@@ -423,7 +424,7 @@ class ClippingEngine:
         self._accumulate([value * factor if factor else torch.zeros_like(value) for value in opened], norm, factors)
 
     def take(self) -> ClippedSum:
-        """Return the clipped sum since the last `take` and start anew. Nothing added gives zeros: a step all the same."""
+        """Return the clipped sum since the last `take` and start anew; zeros if nothing was added."""
         if self._open is not None:
             raise RunError("the last part of a split unit is missing")
         sums = self._sums or [torch.zeros_like(value, dtype=torch.float64) for value in self.parameters]

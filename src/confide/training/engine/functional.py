@@ -59,13 +59,13 @@ def bind(tape: Tape, path: str, module: nn.Module, batching: Batching) -> Callab
                     values[i] = flat[i].detach()
                 arguments, named = tree_unflatten(values, spec)
                 rest = {name: value for name, value in constants.items() if name not in variables}
-                _, pull = vjp(lambda own: functional_call(module, {**rest, **own}, arguments, named), variables)
+                pull = vjp(lambda own: functional_call(module, {**rest, **own}, arguments, named), variables)[1]
                 found: dict[str, Tensor] = pull(g.unsqueeze(0))[0]
                 return found
 
             n, r = grads[0].shape[:2]
             each = vmap(one, randomness="different")(grads[0].flatten(0, 1), *(s.flatten(0, 1) for s in saved))
-            return {name: value.unflatten(0, (n, r)).sum(1) for name, value in each.items()}
+            return {name: value.reshape(n, r, *value.shape[1:]).sum(1) for name, value in each.items()}
 
         call.record((tap,), [flat[i] for i in moving], gradient, own, axis=0)
         return output
@@ -75,7 +75,8 @@ def bind(tape: Tape, path: str, module: nn.Module, batching: Batching) -> Callab
 
 def module_forward(module: nn.Module) -> Callable[..., Any]:
     """Return the forward that the module's class defines, past any recording."""
-    return type(module).forward.__get__(module)
+    bound: Callable[..., Any] = type(module).forward.__get__(module)
+    return bound
 
 
 def _with(module: nn.Module, values: Mapping[str, Tensor], args: Any, kwargs: Any) -> Any:

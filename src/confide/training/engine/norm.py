@@ -27,7 +27,7 @@ def _channel_gradient(
     a, g = saved[0], grads[0]
     out: dict[str, Tensor | Rows] = {}
     if "weight" in wanted:
-        scaled = g * normalise(a.flatten(0, 1)).unflatten(0, a.shape[:2])
+        scaled = g * normalise(a.flatten(0, 1)).reshape(a.shape)
         out["weight"] = scaled.flatten(3).sum((1, 3)) if g.dim() > 3 else scaled.sum(1)
     if "bias" in wanted:
         out["bias"] = g.flatten(3).sum((1, 3)) if g.dim() > 3 else g.sum(1)

@@ -39,7 +39,8 @@ def rule_for(module: nn.Module) -> Rule | None:
         found = _RULES.get(kind)
         if found is not None:
             rule, supports = found
-            same = type(module).forward is kind.forward and "forward" not in vars(module)
+            own = getattr(type(module), "forward", None)
+            same = own is getattr(kind, "forward", None) and "forward" not in vars(module)
             return rule if same and not hasattr(module, "parametrizations") and supports(module) else None
     return None
 

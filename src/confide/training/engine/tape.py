@@ -23,9 +23,9 @@ Gradient = Callable[[tuple[Tensor, ...], tuple[Tensor, ...], frozenset[str]], Ma
 
 
 class Rows(NamedTuple):
-    """Gradients of single rows of a parameter: `index` (n, k) and `values` (n, k, width) for n units."""
+    """Gradients of single rows of a parameter: `numbers` (n, k) and `values` (n, k, width) for n units."""
 
-    index: Tensor
+    numbers: Tensor
     values: Tensor
 
 
@@ -132,7 +132,7 @@ class Call:
         """Mark a freshly computed output as a place whose gradient is wanted."""
         if not output.requires_grad:
             anchor = torch.zeros((), requires_grad=True, device=output.device)
-            output = _Anchor.apply(output.clone() if output._is_view() else output, anchor)
+            output = _Anchor.apply(output.clone() if output._is_view() else output, anchor)  # type: ignore[no-untyped-call]
         return output, Tap(get_gradient_edge(output), output.shape, output.dtype)
 
     def record(
