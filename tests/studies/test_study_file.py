@@ -1,0 +1,78 @@
+"""A study file with a mistake says what, where, what was expected and the nearest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from clinic import STUDY
+
+from confide.errors import InputError
+from confide.studies import load_study, parse_study
+
+
+def wrong(old: str, new: str) -> str:
+    assert old in STUDY
+    with pytest.raises(InputError) as caught:
+        parse_study(STUDY.replace(old, new, 1))
+    return str(caught.value)
+
+
+def line_of(text: str) -> int:
+    return next(i for i, line in enumerate(STUDY.splitlines(), 1) if line.startswith(text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "near"),
+    [
+        ("noise_multiplier", "noise_multiplyer", "noise_multiplier"),
+        ("holdout", "hold_out", "holdout"),
+        ("max_entries", "max_entry", "max_entries"),
+        ("[optimizer]", "[optimiser]", "optimizer"),
+        ("contributor = ", "contributer = ", "contributor"),
+        ("bounds = ", "bound = ", "bounds"),
+        ("checkpoint_every", "checkpoint_evry", "checkpoint_every"),
+    ],
+)
+def test_unknown_key_names_the_nearest(old: str, new: str, near: str) -> None:
+    assert f"did you mean {near!r}?" in wrong(old, new)
+
+
+def test_the_line_is_named() -> None:
+    assert f"line {line_of('noise_multiplier')}" in wrong("noise_multiplier", "noise_multiplyer")
+    assert f"line {line_of('epsilon')}" in wrong("epsilon = 3.0", "epsilon = -1")
+
+
+def test_values_out_of_range() -> None:
+    assert "> 0" in wrong("epsilon = 3.0", "epsilon = 0")
+    assert "privacy.steps" in wrong("steps = 30", "steps = 0")
+    assert "delta" in wrong("delta = 1e-4", "delta = 2")
+    assert "holdout" in wrong("holdout = 0.25", "holdout = 1.5")
+
+
+def test_not_toml() -> None:
+    assert "not valid TOML" in wrong('"clinic"', "clinic")
+
+
+def test_missing_parts() -> None:
+    assert "max_entries" in wrong("max_entries = 5", "")
+    assert "noise_multiplier is missing" in wrong("noise_multiplier = 1.5", "")
+
+
+def test_delta_needs_a_public_bound() -> None:
+    text = STUDY.replace("max_contributors = 100", "").replace("delta = 1e-4", "")
+    with pytest.raises(InputError, match="max_contributors"):
+        parse_study(text)
+
+
+def test_unknown_baseline() -> None:
+    assert "did you mean 'non-private'" in wrong("bootstrap = 60", 'bootstrap = 60\nbaselines = ["nonprivate"]')
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        load_study(tmp_path / "none.toml")
+
+
+def test_a_name_cannot_leave_the_folder() -> None:
+    assert "name" in wrong('name = "clinic"', 'name = "../clinic"')
