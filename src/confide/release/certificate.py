@@ -90,8 +90,8 @@ class Facts(Fact):
         return self
 
 
-class ClassGuarantee(Facts):
-    """The guarantee of all contributors with the same number of entries and the same budget."""
+class _WhichClass(Fact):
+    """Public facts that say who is in a class (a base of its own, so that they stand first in the file)."""
 
     entries: int = Field(ge=0, description="k, the number of entries a contributor in this class has at most")
     entries_used: int = Field(ge=0, description="of these, how many can take part at all")
@@ -100,6 +100,10 @@ class ClassGuarantee(Facts):
         description="probability that one entry (or the contributor, see plan) is drawn in a step"
     )
     clip_norm: float = Field(ge=0, description="clipping norm of this class in units of the plan's clip_norm")
+
+
+class ClassGuarantee(Facts, _WhichClass):
+    """The guarantee of all contributors with the same number of entries and the same budget."""
 
 
 class AssumedPublic(Fact):
@@ -119,8 +123,8 @@ class Spent(Fact):
     who: str = Field(description="whose budget it was charged to")
 
 
-class PaidMetric(Facts):
-    """A figure about the result that was released with noise and charged to the people it was measured on."""
+class _WhichMetric(Fact):
+    """What was measured, and on whom."""
 
     metric: str
     value: float | None = Field(description="the noisy estimate; none where the noise is as large as the signal")
@@ -130,6 +134,10 @@ class PaidMetric(Facts):
     measured_per: Literal["contributor", "entry"] = "contributor"
     who: str
     note: str = ""
+
+
+class PaidMetric(Facts, _WhichMetric):
+    """A figure about the result that was released with noise and charged to the people it was measured on."""
 
 
 class LedgerReference(Fact):

@@ -206,17 +206,27 @@ def _fill(stage: Path, contents: Mapping[str, Content], certificate: Certificate
 def _staged(parent: Path, final: str, *, mode: int) -> Iterator[Path]:
     """Give a hidden, locked sibling folder; remove it when it was not renamed away."""
     stage = parent / f".{final}{_PARTIAL}"
-    stage.mkdir(mode=mode)
-    handle = os.open(stage, os.O_RDONLY)
+    handle = _made_and_locked(stage, mode)
     try:
-        # The lock ends with the process, however it ends: that is how a sweeper knows that nobody writes here any more.
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(handle, fcntl.LOCK_SH)
         yield stage
     finally:
         os.close(handle)
         if stage.exists():
             shutil.rmtree(stage, ignore_errors=True)
+
+
+def _made_and_locked(stage: Path, mode: int) -> int:
+    """Make the folder and take its lock, again if a sweeper took the folder for a dead one in between."""
+    while True:
+        stage.mkdir(mode=mode, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(stage, os.O_RDONLY)
+            # The lock ends with the process, however it ends: so a sweeper knows that nobody writes here any more.
+            with contextlib.suppress(OSError):  # some network file systems have no locks; nothing is swept there
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            if os.fstat(handle).st_nlink > 0 and stage.exists():
+                return handle
+            os.close(handle)
 
 
 def _sweep(parent: Path) -> None:
@@ -227,11 +237,9 @@ def _sweep(parent: Path) -> None:
         except OSError:
             continue
         try:
-            # A folder without content may belong to a writer that has not taken its lock yet.
-            if any(stage.iterdir()):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(stage, ignore_errors=True)
-        except OSError:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stage, ignore_errors=True)
+        except OSError:  # somebody is writing here, or the file system has no locks
             continue
         finally:
             os.close(handle)

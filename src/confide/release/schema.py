@@ -3,15 +3,13 @@
 >>> json_schema()["title"]
 'Certificate'
 
-Written to the documentation and into the package by `python -m confide.release.schema PATH ...`.
+Written to the documentation and into the package by `scripts/write_certificate_schema.py`.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 SHIPPED = "certificate.schema.json"
@@ -31,14 +29,3 @@ def shipped_schema() -> dict[str, Any]:
     text = importlib.resources.files("confide.release").joinpath(SHIPPED).read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
-
-
-def main(paths: list[str]) -> None:
-    """Write the schema to each path."""
-    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-    for path in paths:
-        Path(path).write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:] or [str(Path(__file__).with_name(SHIPPED))])

@@ -50,17 +50,19 @@ def page(
     links = "".join(f'<li><a href="#{escape(s.anchor)}">{escape(s.heading)}</a></li>' for s in shown)
     body = "".join(f'<section id="{escape(s.anchor)}"><h2>{escape(s.heading)}</h2>{s.body}</section>' for s in shown)
     mark = f'<div class="stamp" role="note"><p>{escape(stamp)}</p></div>' if stamp else ""
-    below = f"<p class='sub'>{escape(subtitle)}</p>" if subtitle else ""
+    below = f'<p class="sub">{escape(subtitle)}</p>' if subtitle else ""
     contents = f'<nav aria-label="On this page"><ul>{links}</ul></nav>' if len(shown) > 2 else ""
+    ending = f"<footer>{escape(footer)}</footer>" if footer else ""
+    tab = f"{title} ({stamp})" if stamp else title
+    kind = "page internal" if stamp else "page"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
         '<meta name="referrer" content="no-referrer"><meta name="color-scheme" content="light">'
-        f"<title>{escape(title)}{f' ({escape(stamp)})' if stamp else ''}</title><style>{_css()}</style></head>\n"
-        f'<body><div class="page{" internal" if stamp else ""}">{mark}<main><div><header>'
-        f"<h1>{escape(title)}</h1>{below}</header>{opening}{contents}{body}{f'<footer>{escape(footer)}</footer>' if footer else ''}</div></main></div>"
-        "</body></html>\n"
+        f"<title>{escape(tab)}</title><style>{_css()}</style></head>\n"
+        f'<body><div class="{kind}">{mark}<main><div><header><h1>{escape(title)}</h1>{below}</header>'
+        f"{opening}{contents}{body}{ending}</div></main></div></body></html>\n"
     )
 
 

@@ -391,10 +391,10 @@ def _spacing(values: Sequence[float]) -> float:
 def _ticks(low: float, high: float, log: bool, wanted: int = 5) -> list[tuple[float, str]]:
     if log:
         first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-        step = max(1, math.ceil((last - first + 1) / 6))
+        stride = max(1, math.ceil((last - first + 1) / 6))
         return [
             (10.0**e, scientific(10.0**e) if not -2 <= e <= 3 else number(10.0**e))
-            for e in range(first, last + 1, step)
+            for e in range(first, last + 1, stride)
         ]
     raw = (high - low) / wanted
     size = 10.0 ** math.floor(math.log10(raw))
