@@ -42,9 +42,7 @@ def targets_dtype(model):
 def clip_and_sum(gradients, clips):
     norms = torch.stack([g.double().flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
     factor = torch.clamp(torch.as_tensor(np.asarray(clips, dtype=float)) / norms.clamp_min(1e-300), max=1.0)
-    return [
-        (g.double() * factor.reshape(-1, *[1] * (g.dim() - 1))).sum(0) for g in gradients.values()
-    ], norms.numpy()
+    return [(g.double() * factor.reshape(-1, *[1] * (g.dim() - 1))).sum(0) for g in gradients.values()], norms.numpy()
 
 
 def engine_for(model, loss, inputs, targets, physical=None, check=True):
@@ -55,7 +53,9 @@ def engine_for(model, loss, inputs, targets, physical=None, check=True):
     return engine
 
 
-def assert_matches(model, loss, inputs, targets, units, weights, clips, *, physical=None, check=True, rtol=1e-4, plain=False):
+def assert_matches(
+    model, loss, inputs, targets, units, weights, clips, *, physical=None, check=True, rtol=1e-4, plain=False
+):
     """Engine against oracle; returns the engine for further looks."""
     engine = engine_for(model, loss, inputs, targets, physical, check)
 

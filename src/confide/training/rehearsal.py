@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from confide.errors import InputError
+from confide.errors import ConfideError, InputError
 from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.engine import ClippingEngine, check_losses
 from confide.training.engine.adapt import adapt
@@ -105,7 +105,9 @@ class Rehearsal:
         def pick(value: Any) -> Any:
             return value[rows] if isinstance(value, Tensor) else value
 
-        return to_device(tree_map(pick, self._inputs), self.device), to_device(tree_map(pick, self._targets), self.device)
+        return to_device(tree_map(pick, self._inputs), self.device), to_device(
+            tree_map(pick, self._targets), self.device
+        )
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -184,7 +186,17 @@ def rehearse(
         that are not finite on random inputs.
     """
     rehearsal = Rehearsal(engine, loss, example, device)
-    first = rehearsal.trial()
+    try:
+        first = rehearsal.trial()
+    except ConfideError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f"the model or the loss fails on random inputs: {error}",
+            where="rehearsal",
+            expected="a model and a loss that take batches like those of the data set",
+            remedy="correct the shapes, or declare a public example: example=(inputs, targets)",
+        ) from error
     if not all(bool(torch.isfinite(value).all()) for value in (first.losses, *(g for e in first.gradients for g in e))):
         raise InputError(
             "the model or the loss is not finite on random inputs",
