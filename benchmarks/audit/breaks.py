@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 
 from confide.training import PrivateRun
-from confide.training.noise import keyed_noise
 
 Break = Callable[[PrivateRun], None]
 
 
 def noise_halved(run: PrivateRun) -> None:
     """Add noise of half the standard deviation."""
+    source = run._source
 
     class Half:
-        def normal(self, size: int, *, scale: float) -> Any:
-            return keyed_noise("default", run._keys.noise_key()).normal(size, scale=scale / 2)
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
 
-    run._noise = Half()
+        def add_normal(self, values: Any, *, scale: float) -> Any:
+            return self._inner.add_normal(values, scale=scale / 2)
+
+    run._source = lambda *key: Half(source(*key))  # type: ignore[method-assign, assignment, return-value]
 
 
 def clip_skipped(run: PrivateRun) -> None:
