@@ -1,12 +1,13 @@
 """Metrics that may leave: one noisy histogram of scores, paid for by the people it was measured on.
 
 >>> import numpy as np
->>> class Silent:                       # a stand-in for a noise source of confide.mechanisms
-...     def normal(self, size, *, scale): return np.zeros(size)
->>> labels, scores = np.tile([0, 1], 500), np.tile([0.22, 0.78], 500)
->>> paid = paid_metrics(labels, scores, np.arange(1000), noise_multiplier=1.0, noise=Silent(), delta=1e-5)
->>> round(paid.auroc.value, 3)
-1.0
+>>> from confide.mechanisms import OSNoise
+>>> rng = np.random.default_rng(0)
+>>> labels = rng.integers(0, 2, 2000)
+>>> scores = 1 / (1 + np.exp(-rng.normal(1.5 * labels)))
+>>> paid = paid_metrics(labels, scores, np.arange(2000), epsilon=1.0, delta=1e-5, noise=OSNoise())
+>>> paid.auroc.low < paid.auroc.value < paid.auroc.high
+True
 
 Each held-out contributor adds a total weight of at most 1 to a histogram over (label, score bin), so the vector moves
 by at most 1 in Euclidean norm when a contributor with all their entries comes or goes. Gaussian noise of standard
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,7 @@ from scipy.special import ndtri
 from confide.accounting import Gaussian, Guarantee, calibrate_noise
 from confide.errors import InputError
 from confide.evaluation.bootstrap import per_contributor
+from confide.mechanisms import NoiseSource, noisy_histogram
 from confide.release import PaidMetric, paid_metric
 
 Floats = NDArray[np.float64]
@@ -46,14 +48,6 @@ NOTE = (
     "AUROC, accuracy and prevalence are read from one noisy histogram of scores and were paid for once; "
     "every contributor has a total weight of 1"
 )
-
-
-class NoiseSource(Protocol):
-    """What is needed of a noise source (`confide.mechanisms` has them)."""
-
-    def normal(self, size: tuple[int, ...], *, scale: float) -> Floats:
-        """Return independent Gaussian numbers of standard deviation `scale`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -135,7 +129,7 @@ def paid_metrics(
     ----------
     labels : array of 0 and 1, shape (n entries,)
     scores : array, shape (n entries,)
-        Predictions; values outside the outer edges count in the outer bins.
+        Predictions; values outside the outer edges count as these.
     contributors : array, shape (n entries,)
         Whose entry each row is.
     noise : NoiseSource
@@ -179,28 +173,19 @@ def paid_metrics(
         raise InputError("the bin edges of the metrics cannot be used", expected="at least 2 bins, edges increasing")
     if noise_multiplier is None:
         noise_multiplier = calibrate_noise(float(epsilon or 0.0), delta=delta, rate=1.0, steps=1)
-    table = _histogram(y, s, owner, cuts, unit=unit, aggregate=aggregate)
-    noisy = table + noise.normal(table.shape, scale=float(noise_multiplier))
-    return _read(noisy, cuts, Gaussian(noise_multiplier=float(noise_multiplier)), threshold, level, float(delta), unit)
-
-
-def _histogram(
-    y: NDArray[np.generic], s: Floats, owner: NDArray[np.generic], cuts: Floats, *, unit: str, aggregate: str
-) -> Floats:
-    """Count (label, bin) with a total weight of at most 1 a contributor."""
+    # A score that is not a number counts as the lowest one: leaving it out would tell that it was there.
+    s = np.clip(np.nan_to_num(s, nan=-np.inf, posinf=np.inf, neginf=-np.inf), cuts[0], cuts[-1])
     _, of_entry = np.unique(owner, return_inverse=True)
     if unit == "contributor":
-        y, s = per_contributor(y, s, of_entry, aggregate=aggregate)  # type: ignore[arg-type]
-        weights = np.ones(y.size)
-    elif unit == "entry":
-        weights = 1.0 / np.bincount(of_entry)[of_entry] if of_entry.size else np.ones(0)
-    else:
+        y, s = per_contributor(y, s, of_entry, aggregate=aggregate)
+        of_entry = np.arange(y.size)
+    elif unit != "entry":
         raise InputError(f"unknown unit {unit!r}", expected="'contributor' or 'entry'")
-    # A score that is not a number counts in the lowest bin: dropping it would tell that it was there.
-    bins = np.searchsorted(cuts[1:-1], np.nan_to_num(s, nan=-np.inf, posinf=np.inf, neginf=-np.inf), side="right")
-    table = np.zeros((2, cuts.size - 1))
-    np.add.at(table, (y.astype(np.int64), bins), weights)
-    return table
+    place = np.searchsorted(cuts[1:-1], s, side="right")
+    bins = cuts.size - 1
+    mechanism = Gaussian(noise_multiplier=float(noise_multiplier))
+    released = noisy_histogram(place + bins * y.astype(np.int64), of_entry, 2 * bins, mechanism, noise=noise)
+    return _read(released.value.reshape(2, bins), cuts, mechanism, threshold, level, float(delta), unit)
 
 
 def _read(
