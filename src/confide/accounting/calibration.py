@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +18,12 @@ from confide.accounting import gaussian
 from confide.accounting.mechanisms import SampledGaussian, _count, _number
 from confide.accounting.pairs import Floats
 from confide.errors import InputError, UnreachableError
+
+
+@lru_cache(maxsize=1 << 16)
+def _epsilon(noise_multiplier: float, rate: float, entries: int, clip_norm: float, steps: int, delta: float) -> float:
+    """Return the certified epsilon of one class. Calibration, plans and checks ask for the same ones again."""
+    return SampledGaussian(noise_multiplier, rate, entries, clip_norm).guarantee(steps).epsilon(delta)
 
 
 def epsilons(
@@ -37,13 +44,9 @@ def epsilons(
     """
     arrays = np.broadcast_arrays(noise_multiplier, rate, entries, clip_norm, steps)
     out = np.empty(arrays[0].shape)
-    known: dict[tuple[float, ...], float] = {}
     for index in np.ndindex(out.shape):
         s, p, k, c, t = (float(a[index]) for a in arrays)
-        if (s, p, k, c, t) not in known:
-            guarantee = SampledGaussian(s, p, _count("entries", k, 0), c).guarantee(_count("steps", t, 1))
-            known[s, p, k, c, t] = guarantee.epsilon(delta)
-        out[index] = known[s, p, k, c, t]
+        out[index] = _epsilon(s, p, _count("entries", k, 0), c, _count("steps", t, 1), float(delta))
     return out
 
 
@@ -63,7 +66,9 @@ def _largest(cost: Callable[[float], float], budget: float, start: float, ceilin
         if bad == math.inf:
             x = min(ceiling, x * (1.3 if good_cost > 0.5 * budget else 3.0))
         elif good == 0.0:
-            x = x * max(0.2, 0.97 * budget / bad_cost) if math.isfinite(bad_cost) else x / 4
+            # close by, epsilon is nearly proportional to x
+            aim = 0.9985 if bad_cost < 1.05 * budget else 0.97
+            x = x * max(0.2, aim * budget / bad_cost) if math.isfinite(bad_cost) else x / 4
         else:
             # Regula falsi in logs, aimed slightly under the budget, kept inside the bracket.
             share = 0.5
@@ -76,6 +81,40 @@ def _largest(cost: Callable[[float], float], budget: float, start: float, ceilin
         if x < 1e-300:
             break
     return good
+
+
+def _per_class(
+    entries: Floats, epsilon: Floats, cost: Callable[[int, float], float], first: float, ceiling: float
+) -> Floats:
+    """Solve cost(k, x) = epsilon for every class; each answer is a function of its own (k, epsilon) alone.
+
+    A search started from another class's answer would let that class's presence move this one's within the tolerance.
+    So starts come from the same ladder k = 1, 2, 4, ... at the same epsilon, whoever else is asked for: k x is nearly
+    constant, and a straight line through it on the logarithmic ladder is right to a few parts in a thousand.
+    """
+    known: dict[tuple[int, float], float] = {}
+
+    def solve(k: int, target: float) -> float:
+        if (k, target) not in known:
+            low = 1 << (k.bit_length() - 1)
+            if k == 1:
+                start = first
+            elif k == low:
+                start = solve(k // 2, target) / 2
+                if k > 2 and start > 0:
+                    # half the last change of k x is a good guess of the next one
+                    start *= math.sqrt(2 * solve(k // 2, target) / solve(k // 4, target))
+            else:
+                below, above = solve(low, target) * low, solve(2 * low, target) * 2 * low
+                share = math.log2(k / low)
+                start = below ** (1 - share) * above**share / k if below > 0 and above > 0 else first / k
+            known[k, target] = _largest(lambda x: cost(k, x), target, start or first / k, ceiling)
+        return known[k, target]
+
+    out = np.empty(entries.shape)
+    for index in np.ndindex(out.shape):
+        out[index] = solve(int(entries[index]), float(epsilon[index]))
+    return out
 
 
 def _targets(entries: ArrayLike, epsilon: ArrayLike) -> tuple[Floats, Floats]:
@@ -109,21 +148,11 @@ def calibrate_rates(
         If an argument is out of range.
     """
     k, e = _targets(entries, epsilon)
-    out = np.empty(k.shape)
-    cache: dict[tuple[float, float], float] = {}
-    last: dict[float, float] = {}
-    for index in sorted(np.ndindex(k.shape), key=lambda i: (e[i], k[i])):
-        key = (float(k[index]), float(e[index]))
-        if key not in cache:
 
-            def cost(rate: float, n: int = int(key[0])) -> float:
-                return SampledGaussian(noise_multiplier, rate, n, clip_norm).guarantee(steps).epsilon(delta)
+    def cost(n: int, rate: float) -> float:
+        return _epsilon(float(noise_multiplier), rate, n, float(clip_norm), steps, float(delta))
 
-            start = last.get(key[1], 0.01 * noise_multiplier / math.sqrt(steps / 1000)) / key[0]
-            cache[key] = _largest(cost, key[1], start, 1.0)
-            last[key[1]] = cache[key] * key[0]
-        out[index] = cache[key]
-    return out
+    return _per_class(k, e, cost, 0.01 * noise_multiplier / math.sqrt(steps / 1000), 1.0)
 
 
 def calibrate_clips(
@@ -132,22 +161,11 @@ def calibrate_clips(
     """Return for every class the largest clipping norm per entry (in units of C) within its target epsilon."""
     k, e = _targets(entries, epsilon)
     _number("rate", rate, 0, 1)
-    out = np.empty(k.shape)
-    cache: dict[tuple[float, float], float] = {}
-    last: dict[float, float] = {}
-    for index in sorted(np.ndindex(k.shape), key=lambda i: (e[i], k[i])):
-        key = (float(k[index]), float(e[index]))
-        if key not in cache:
-            n = int(key[0])
 
-            def cost(clip: float, n: int = n) -> float:
-                return SampledGaussian(noise_multiplier, rate, n, clip).guarantee(steps).epsilon(delta)
+    def cost(n: int, clip: float) -> float:
+        return _epsilon(float(noise_multiplier), float(rate), n, clip, steps, float(delta))
 
-            start = last.get(key[1], noise_multiplier) / math.sqrt(key[0])
-            cache[key] = _largest(cost, key[1], start, math.inf)
-            last[key[1]] = cache[key] * math.sqrt(key[0])
-        out[index] = cache[key]
-    return out
+    return _per_class(k, e, cost, float(noise_multiplier), math.inf)
 
 
 def calibrate_noise(epsilon: float, *, delta: float, rate: float, steps: int, entries: int = 1) -> float:
@@ -179,9 +197,7 @@ def calibrate_steps(epsilon: float, *, delta: float, noise_multiplier: float, ra
 
     one = cost(1)
     if one > epsilon:
-        raise UnreachableError(
-            f"one step already spends epsilon {one:.4g}", expected=f"a target of at least {one:.4g}"
-        )
+        raise UnreachableError(f"one step already spends epsilon {one:.4g}", expected=f"a target of at least {one:.4g}")
     good, bad = 1, 2
     while bad < 10**8 and cost(bad) <= epsilon:
         good, bad = bad, bad * 2

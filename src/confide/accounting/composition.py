@@ -10,7 +10,7 @@ True
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,16 +18,19 @@ import numpy as np
 from confide.accounting.engine import (
     MAX_CELLS,
     Curve,
+    Saddle,
     Sizing,
     Step,
     both_directions,
     convolve,
     lattice_span,
+    lower_edges,
     lower_lattice,
+    saddle,
     size,
     upper_lattice,
 )
-from confide.accounting.pairs import Floats, Nodes, Pair
+from confide.accounting.pairs import Floats, Pair
 from confide.errors import InputError
 
 _SHARE = 1e-7
@@ -38,29 +41,23 @@ class Composition:
     """Pairs with their step counts; caches what its read-outs share. The pairs and counts never change."""
 
     parts: tuple[tuple[Pair, int], ...]
-    _steps: dict[tuple[float, float], list[tuple[Step, Step]]] = field(default_factory=dict, repr=False)
+    _saddles: dict[tuple[bool, float], Saddle] = field(default_factory=dict, repr=False)
+    _steps: dict[tuple[float, float, bool], list[tuple[Step, Step]]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def total(self) -> int:
         """Number of steps."""
         return sum(steps for _, steps in self.parts)
 
-    def _nodes(self, read: float) -> list[tuple[Nodes, int]]:
-        # Rounded to decades so that neighbouring read-outs share them.
+    def _cells(self, step: float, read: float, upper: bool) -> list[tuple[Step, Step]]:
+        """Cells of every part in both directions; for lower bounds on edges half a step off the lattice."""
         read = 10.0 ** np.floor(np.log10(max(read, 1e-280)))
-        if not hasattr(self, "_node_cache"):
-            self._node_cache: dict[float, list[tuple[Nodes, int]]] = {}
-        if read not in self._node_cache:
-            tail = _SHARE * read / self.total
-            self._node_cache[read] = [(pair.nodes(tail), steps) for pair, steps in self.parts]
-        return self._node_cache[read]
-
-    def _cells(self, step: float, read: float) -> list[tuple[Step, Step]]:
-        read = 10.0 ** np.floor(np.log10(max(read, 1e-280)))
-        if (step, read) not in self._steps:
+        key = (step, read, upper)
+        if key not in self._steps:
             tail = _SHARE * read / self.total
             found = []
-            for pair, _ in self.parts:
+            for whole, _ in self.parts:
+                pair, lost = whole.trimmed(tail, upper)
                 first, last = lattice_span(pair, tail, step)
                 if last - first > MAX_CELLS:
                     raise InputError(
@@ -68,25 +65,40 @@ class Composition:
                         expected=f"at most {MAX_CELLS}",
                         remedy="ask for a wider certified interval",
                     )
-                found.append(both_directions(pair.cells(step * np.arange(first, last + 1)), first, step))
+                if upper:
+                    start, edges = float(first), step * np.arange(first, max(last, first + 5) + 1)
+                else:
+                    start, edges = lower_edges(pair, first * step, last * step, step)
+                cells = pair.cells(edges)
+                cells = replace(cells, only_p=cells.only_p + lost)
+                found.append(both_directions(cells, start, step, tail))
             while len(self._steps) > 3:
                 self._steps.pop(next(iter(self._steps)))
-            self._steps[step, read] = found
-        return self._steps[step, read]
+            self._steps[key] = found
+        return self._steps[key]
+
+    def _saddle(self, remove: bool, read: float) -> Saddle:
+        read = 10.0 ** np.floor(np.log10(max(read, 1e-280)))
+        if (remove, read) not in self._saddles:
+            tail = _SHARE * read / self.total
+            nodes = [(pair.trimmed(tail, True)[0].nodes(tail), steps) for pair, steps in self.parts]
+            for direction in (True, False):
+                self._saddles[direction, read] = saddle(nodes, direction)
+        return self._saddles[remove, read]
 
     def sizing(self, remove: bool, *, delta: float | None = None, epsilon: float | None = None) -> Sizing:
         """Find where a read-out sits (not a bound)."""
         read = delta if delta is not None else 1e-14
-        return size(self._nodes(read), remove, delta=delta, epsilon=epsilon)
+        return size(self._saddle(remove, read), self.total, delta=delta, epsilon=epsilon)
 
-    def curve(self, remove: bool, upper: bool, *, step: float, tilt: float, read: float) -> Curve:
+    def curve(self, remove: bool, upper: bool, *, step: float, tilt: float, read: float, aliasing: float = 1e-7) -> Curve:
         """Compose on the lattice `step` at `tilt`; `read` is the rough size of delta to be read."""
         make = upper_lattice if upper else lower_lattice
-        cells = self._cells(step, read)
+        cells = self._cells(step, read, upper)
         lattices = [
             (make(pair[0 if remove else 1]), steps) for pair, (_, steps) in zip(cells, self.parts, strict=True)
         ]
-        return convolve(lattices, tilt, read, upper)
+        return convolve(lattices, tilt, read, upper, aliasing)
 
     def coarsest(self, read: float, step: float) -> float:
         """Return the smallest allowed step >= `step`: one step's cells must fit."""
@@ -97,8 +109,8 @@ class Composition:
     def _epsilon(self, remove: bool, delta: float, rtol: float, atol: float, skip_below: float) -> tuple[float, float]:
         at = self.sizing(remove, delta=delta)
         target = max(rtol * max(at.loss, 0.0), atol)
-        # Predicted gap: curvature * step^2 / 4 (engine module docstring).
-        step = self.coarsest(delta, float(np.sqrt(4 * 0.7 * target / at.curvature)))
+        # Predicted gap: curvature * step^2 / 8 (engine module docstring).
+        step = self.coarsest(delta, float(np.sqrt(8 * 0.7 * target / at.curvature)))
         low, high = -np.inf, np.inf
         for _ in range(5):
             try:
@@ -116,6 +128,7 @@ class Composition:
             except InputError:
                 break
             gap = high - max(low, 0.0)
+            at = self.sizing(remove, epsilon=high) if np.isfinite(high) and high > 0 else at
             target = max(rtol * max(high, 0.0), atol)
             if gap <= target or not np.isfinite(high):
                 break
@@ -138,9 +151,9 @@ class Composition:
         if not self.parts:
             return 0.0, 0.0
         at = self.sizing(remove, epsilon=epsilon)
-        rough = self._rough_delta(epsilon, remove)
+        rough = float(np.exp(min(at.log_delta, 0.0))) * 0.3
         low, high = 0.0, 1.0
-        step = self.coarsest(rough, float(np.sqrt(4 * 0.7 * rtol / (max(at.tilt, 0.3) * at.curvature))))
+        step = self.coarsest(rough, float(np.sqrt(8 * 0.7 * rtol / (max(at.tilt, 0.3) * at.curvature))))
         for _ in range(6):
             try:
                 top = self.curve(remove, True, step=step, tilt=at.tilt, read=rough)
@@ -216,17 +229,9 @@ class Composition:
             step = self.coarsest(read, step)
             while True:
                 try:
-                    curve = self.curve(remove, True, step=step, tilt=tilt, read=read)
+                    curve = self.curve(remove, True, step=step, tilt=tilt, read=read, aliasing=1e-13)
                     break
                 except InputError:
                     step *= 3
             self._curves[remove, tilt] = curve
         return self._curves[remove, tilt]
-
-    def _rough_delta(self, epsilon: float, remove: bool) -> float:
-        from confide.accounting.engine import _ENTROPY, _ORDERS, log_moments
-
-        total: Floats = np.zeros_like(_ORDERS)
-        for nodes, steps in self._nodes(1e-14):
-            total = total + steps * log_moments(nodes, remove, _ORDERS)
-        return float(np.exp(min(0.0, float(np.min(total + _ENTROPY - _ORDERS * epsilon))))) * 0.05

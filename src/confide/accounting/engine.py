@@ -1,9 +1,10 @@
 """Certified composition: one-step cells -> lattice distributions from above and below -> T-fold sums by a tilted FFT.
 
 Upper bounds spread the mass of every cell to its two ends so that both P and Q mass are kept (Doroshenko et al. 2022,
-"Connect the dots": a mean-preserving spread dominates). Lower bounds merge masses from both sides of every lattice
-point until their joint loss is that point (a post-processing, which is dominated) and round the rest down. Both err
-by order step^2, so halving the step quarters the certified gap.
+"Connect the dots": a mean-preserving spread dominates). Lower bounds merge the mass of
+every cell, with a little of a neighbour, into one lattice point (a post-processing, which is dominated). Both err
+by order step^2 (about steps * (theta + 1) * step^2 / 12 above and half of that below), so halving the step quarters the
+certified gap.
 
 The T-fold sum is computed from the distribution tilted by ``exp(theta * loss)`` with theta at the saddle point of the
 read-out, so that what is read is never a rounding remnant of something 1e12 times larger; rounding of the FFT
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, special
 
 from confide.accounting.pairs import Cells, Floats, Nodes, Pair
 from confide.errors import InputError
@@ -56,27 +57,60 @@ class Step:
     error: Floats
     slack: float
     infinite: float
-    first: int
+    first: float
     step: float
 
 
-def both_directions(cells: Cells, first: int, step: float) -> tuple[Step, Step]:
-    """Read cells on the lattice step * (first + i) as (remove, add)."""
+def both_directions(cells: Cells, first: float, step: float, tail: float) -> tuple[Step, Step]:
+    """Read cells whose edges lie at step * (first + i) as (remove, add), each cropped to what matters at `tail`."""
     n = len(cells.p) - 1
     remove = Step(cells.p, cells.q, cells.error, cells.slack, cells.only_p, first, step)
-    add = Step(
-        cells.q[::-1], cells.p[::-1], cells.error[::-1], cells.slack, cells.only_q, -(first + n - 1), step
-    )
-    return remove, add
+    add = Step(cells.q[::-1], cells.p[::-1], cells.error[::-1], cells.slack, cells.only_q, -(first + n - 1), step)
+    return _crop(remove, tail), _crop(add, tail)
 
 
-def crop(cells: Step, tail: float) -> tuple[int, int]:
-    """Lattice points [low, high) outside which P has at most `tail` on either side."""
-    above = np.cumsum(cells.p[::-1])[::-1]
-    n = len(cells.p) - 1
-    high = int(np.searchsorted(-above[1:], -tail))
-    low = int(np.searchsorted(np.cumsum(cells.p)[:-1], tail))
-    return max(0, min(low, n - 2)), max(min(high + 1, n), 2)
+def _crop(cells: Step, tail: float) -> Step:
+    """Merge outer cells in which P has at most `tail` altogether on that side into the end cells."""
+    n = len(cells.p)
+    low = int(np.searchsorted(np.cumsum(cells.p), tail, side="right"))
+    high = n - 1 - int(np.searchsorted(np.cumsum(cells.p[::-1]), tail, side="right"))
+    low, high = max(min(low - 1, n - 5), 0), min(max(high + 1, 4), n - 1)
+    if high - low < 4 or (low == 0 and high == n - 1):
+        return cells
+
+    def merged(values: Floats) -> Floats:
+        out = values[low : high + 1].copy()
+        out[0], out[-1] = values[: low + 1].sum(), values[high:].sum()
+        return out
+
+    error = cells.error[low : high + 1].copy()
+    error[0], error[-1] = cells.error[: low + 1].max(), cells.error[high:].max()
+    return Step(merged(cells.p), merged(cells.q), error, cells.slack, cells.infinite, cells.first + low, cells.step)
+
+
+def lower_edges(pair: Pair, low: float, high: float, step: float) -> tuple[float, Floats]:
+    """Return (first, edges) of the cells for a lower bound: edges[i] = step * (first + i) except for edges[0].
+
+    The first cell starts at the smallest loss and is widened, up to two steps, until its joint loss lies in the middle
+    of its last step like that of every other cell: cut off by the smallest loss, it would otherwise lie above its
+    lattice point with nothing below to balance it.
+    """
+    origin = pair.origin
+    count = max(int(np.ceil((high - origin) / step)) + 2, 6)
+    if low > origin + step or origin == 0.0:
+        start = float(np.floor((low - origin) / step))
+        count = max(int(np.ceil((high - origin) / step) - start) + 2, 6)
+        return origin / step + start, origin + step * (start + np.arange(count))
+    widths = np.linspace(1.0, 2.0, 9)
+    probe = pair.cells(origin + step * np.concatenate([[0.0], widths]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        joint = np.log(np.cumsum(probe.p[1:-1])) - np.log(np.cumsum(probe.q[1:-1]))
+    below = widths - (joint - origin) / step  # how far the joint loss lies under the cell's upper edge
+    wide = float(np.interp(0.5, below, widths)) if np.all(np.isfinite(below)) else 1.0
+    first = origin / step + wide - 1
+    edges = step * (first + np.arange(count))
+    edges[0] = origin
+    return first, edges
 
 
 def upper_lattice(cells: Step) -> Lattice:
@@ -95,36 +129,82 @@ def upper_lattice(cells: Step) -> Lattice:
     mass[1:] += upward
     mass[:-1] += np.maximum(p[1:-1] - upward, 0.0)
     mass[0] += p[0]
-    return Lattice(mass, cells.first, h, float(cells.infinite + p[-1]), slack)
+    return Lattice(mass, round(cells.first), h, float(cells.infinite + p[-1]), slack)
 
 
 def lower_lattice(cells: Step) -> Lattice:
-    """Return a lattice distribution that the step dominates."""
+    """Return a lattice distribution that the step dominates; its points are the middles of the cells, moved together.
+
+    Every cell is merged into one output, whose loss is near its lattice point. Where it is below, a little of the
+    cell above joins it; where it is above, it takes in a little of the cell below, until P = exp(point) Q exactly.
+    Any such regrouping is a (randomised) post-processing. What cannot be balanced is rounded down.
+    """
     h = cells.step
-    p, q = cells.p * np.maximum(1 - cells.error, 0.0), cells.q * (1 + cells.error)
-    n = len(p) - 1
-    edges = h * (cells.first + np.arange(n)) - cells.slack
+    p = cells.p[1:-1] * np.maximum(1 - cells.error[1:-1], 0.0)
+    q = cells.q[1:-1] * (1 + cells.error[1:-1])
+    n = len(p)
+    low_edge = h * (cells.first + np.arange(n)) - cells.slack
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log(p[1:-1]) - np.log(q[1:-1])
-    ratio = np.where(np.isfinite(ratio), ratio, edges[:-1])
-    # Position of the cell's joint loss in its cell; the share 1/2 - 4/3.. of mass that goes down balances both sides.
-    position = np.clip((ratio - edges[:-1]) / h, 0.0, 1.0)
-    down = np.clip(0.5 - 4.0 * (position - 0.5), 0.0, 1.0)
-    going_down, going_up = p[1:-1] * down, p[1:-1] * (1 - down)
-    excess = np.zeros(n)  # at lattice point i: what the piece from above has over the point
-    deficit = np.zeros(n)  # what the piece from below lacks
-    excess[:-1] = going_down * -np.expm1(-np.maximum(ratio - edges[:-1], 0.0))
-    deficit[1:] = going_up * np.expm1(np.maximum(edges[1:] - ratio, 0.0))
-    # The last point also has everything above the lattice; its loss is at least the last edge.
+        ratio = np.log(p) - np.log(q)
+    # One end cell may be up to a step wider than the others (see `lower_edges`): its loss may lie outside by that much.
+    position = np.where(np.isfinite(ratio), np.clip(ratio - low_edge, -h, 2 * h), -h)
+    # The points share one offset in their cells. The median position suits smooth stretches and single atoms; the end
+    # cell at the smallest loss can only be balanced from above, so its own position is tried too. Any choice is valid.
+    order = np.argsort(position)
+    weight = np.cumsum(p[order])
+    middle = order[min(np.searchsorted(weight, weight[-1] / 2), n - 1)]
+    end = 0 if p[0] > p[-1] else n - 1
+    best, best_mean, offset = None, -np.inf, 0.0
+    points = np.arange(-3, n) * h
+    for candidate in {int(middle), end}:
+        tried = float(np.clip(position[candidate], 0.0, h))
+        mass = _merge(p, position - tried, h)
+        mean = float(mass @ (points + tried))
+        if mean > best_mean:
+            best, best_mean, offset = mass, mean, tried
+    assert best is not None
+    best[-1] += cells.p[-1] * max(1 - float(cells.error[-1]), 0.0)  # everything above: rounded down to the last point
+    # Point i lies at the lower edge of its cell plus the offset; lattice indices must be whole, the rest is shift.
+    whole = int(np.floor(cells.first))
+    shift = (cells.first - whole) * h + offset - cells.slack
+    return Lattice(best * (1 - 1e-14), whole - 3, h, float(cells.infinite), shift)
+
+
+def _merge(p: Floats, over: Floats, h: float) -> Floats:
+    """Return masses [n + 3] at points h * (i - 3): cell i has mass p[i] at joint loss over[i] above point i."""
+    n = len(p)
+    surplus = np.where(over > 0, p * -np.expm1(-np.maximum(over, 0.0)), 0.0)
+    deficit = np.where(over < 0, p * np.expm1(np.maximum(-over, 0.0)), 0.0)
+    # lift[i]: what all of cell i + 1 would give to point i; sink[i]: what all of cell i - 1 would take at point i.
+    lift, sink = np.zeros(n), np.zeros(n)
+    lift[:-1] = p[1:] * -np.expm1(-np.maximum(over[1:] + h, 0.0))
+    sink[1:] = p[:-1] * np.expm1(np.maximum(h - over[:-1], 0.0))
+    down, up, rest = np.zeros(n), np.zeros(n), np.ones(n)
+    for _ in range(3):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            down = np.where(lift > 0, np.minimum(deficit * rest / lift, 1.0), 0.0)
+            up = np.where(sink > 0, np.minimum(surplus * rest / sink, 1.0), 0.0)
+        asked = np.concatenate([[0.0], down[:-1]]) + np.concatenate([up[1:], [0.0]])
+        scale = 1 / np.maximum(asked, 1.0)
+        down[:-1] *= scale[1:]
+        up[1:] *= scale[:-1]
+        rest = np.maximum(1 - np.concatenate([[0.0], down[:-1]]) - np.concatenate([up[1:], [0.0]]), 0.0)
+    has = surplus * rest + down * lift
+    lacks = deficit * rest + up * sink
     with np.errstate(divide="ignore", invalid="ignore"):
-        lifted = np.where(deficit > 0, np.minimum(excess / deficit, 1.0), 1.0)
-    lifted *= 1 - 1e-13
-    mass = np.zeros(n)
-    mass[:-1] += going_down
-    mass[1:] += lifted[1:] * going_up
-    mass[:-1] += (1 - lifted[1:]) * going_up
-    mass[-1] += p[-1]
-    return Lattice(mass * (1 - 1e-15), cells.first, h, float(cells.infinite), -cells.slack)
+        lifted = np.where(lacks > 0, np.minimum(has / lacks, 1.0) * (1 - 1e-13), 1.0)
+    own, from_above = p * rest, np.zeros(n)
+    from_above[:-1] = down[:-1] * p[1:]
+    from_below = np.zeros(n)
+    from_below[1:] = up[1:] * p[:-1]
+    stays = np.where(over < 0, lifted, 1.0)
+    mass = np.zeros(n + 3)  # three more points below, for what is rounded down
+    mass[3:] = own * stays + from_above + from_below * lifted
+    dropped = own * (1 - stays)
+    mass[2:-1] += np.where(over >= -h, dropped, 0.0)
+    mass[1:-2] += np.where(over < -h, dropped, 0.0)
+    mass[:-3] += from_below * (1 - lifted)
+    return mass
 
 
 @dataclass(frozen=True)
@@ -135,45 +215,60 @@ class Sizing:
     loss: float
     spread: float
     curvature: float
+    log_delta: float
 
 
-def log_moments(nodes: Nodes, remove: bool, orders: Floats) -> Floats:
-    """Return log E_P exp(s * loss) for every s in `orders` [m], from the coarse quadrature (not a bound)."""
+_ORDERS = np.exp(np.linspace(np.log(1e-3), np.log(3e4), 72))
+
+
+@dataclass(frozen=True)
+class Saddle:
+    """Cumulants of the total loss under every tilt of a fixed grid, and the delta that each reads (saddle point)."""
+
+    log_moment: Floats
+    mean: Floats
+    variance: Floats
+
+    @property
+    def log_delta(self) -> Floats:
+        """Saddle-point estimate of log delta at epsilon = mean (the Gaussian integral under the tilt; not a bound)."""
+        spread = np.sqrt(self.variance)
+        integral = special.erfcx(_ORDERS * spread / np.sqrt(2)) - special.erfcx((_ORDERS + 1) * spread / np.sqrt(2))
+        return np.asarray(self.log_moment - _ORDERS * self.mean + np.log(np.maximum(integral / 2, 1e-300)))
+
+
+def saddle(parts: Sequence[tuple[Nodes, int]], remove: bool) -> Saddle:
+    """Sum log moments, means and variances of the loss over parts, for every tilt of the grid."""
     sign = 1.0 if remove else -1.0
-    log_p = nodes.log_p if remove else nodes.log_q
-    exponent = log_p + np.multiply.outer(orders, sign * nodes.loss)
-    top = exponent.max(axis=1)
-    return np.asarray(top + np.log(np.exp(exponent - top[:, None]).sum(axis=1)))
-
-
-_ORDERS = np.exp(np.linspace(np.log(1e-3), np.log(3e3), 64))
-_ENTROPY = _ORDERS * np.log(_ORDERS) - (_ORDERS + 1) * np.log1p(_ORDERS)
-
-
-def size(
-    parts: Sequence[tuple[Nodes, int]], remove: bool, *, delta: float | None = None, epsilon: float | None = None
-) -> Sizing:
-    """Find the tilt at which epsilon(delta), or delta(epsilon), is read (Chernoff with the constant of Canonne 2020)."""
-    total = np.zeros_like(_ORDERS)
+    total = np.zeros((3, len(_ORDERS)))
     for nodes, steps in parts:
-        total += steps * log_moments(nodes, remove, _ORDERS)
+        loss = sign * nodes.loss
+        exponent = (nodes.log_p if remove else nodes.log_q) + np.multiply.outer(_ORDERS, loss)
+        top = exponent.max(axis=1)
+        weight = np.exp(exponent - top[:, None])
+        norm = weight.sum(axis=1)
+        mean = weight @ loss / norm
+        second = weight @ (loss * loss) / norm
+        total += steps * np.array([top + np.log(norm), mean, np.maximum(second - mean * mean, 0.0)])
+    return Saddle(*total)
+
+
+def size(found: Saddle, steps: int, *, delta: float | None = None, epsilon: float | None = None) -> Sizing:
+    """Find the tilt at which epsilon(delta), or delta(epsilon), is read."""
     if epsilon is None:
         assert delta is not None
-        best = int(np.argmin((total + _ENTROPY - np.log(delta)) / _ORDERS))
+        key, value = -np.maximum.accumulate(found.log_delta[::-1])[::-1], -np.log(delta)
     else:
-        best = int(np.argmin(total + _ENTROPY - _ORDERS * epsilon))
-    tilt = float(_ORDERS[best])
-    mean = variance = 0.0
-    sign = 1.0 if remove else -1.0
-    for nodes, steps in parts:
-        exponent = (nodes.log_p if remove else nodes.log_q) + tilt * sign * nodes.loss
-        weight = np.exp(exponent - exponent.max())
-        weight /= weight.sum()
-        average = float(weight @ nodes.loss)
-        mean += steps * sign * average
-        variance += steps * float(weight @ (nodes.loss - average) ** 2)
-    loss = mean if epsilon is not None else float((total[best] + _ENTROPY[best] - np.log(delta)) / tilt)
-    return Sizing(tilt, loss, float(np.sqrt(variance)), sum(steps for _, steps in parts) * (tilt + 1))
+        key, value = np.maximum.accumulate(found.mean), epsilon
+    j = int(np.clip(np.searchsorted(key, value), 1, len(key) - 1))
+    share = float(np.clip((value - key[j - 1]) / max(key[j] - key[j - 1], 1e-300), 0.0, 1.0))
+
+    def between(values: Floats) -> float:
+        return float((1 - share) * values[j - 1] + share * values[j])
+
+    tilt = float(np.exp(between(np.log(_ORDERS))))
+    spread = np.sqrt(max(between(found.variance), 0.0))
+    return Sizing(tilt, between(found.mean), float(spread), steps * (tilt + 1), between(found.log_delta))
 
 
 @dataclass(frozen=True)
@@ -268,7 +363,9 @@ def _power(spectrum: NDArray[np.complex128], steps: int, doubt: float) -> tuple[
     return out, float(error.sum() / len(spectrum)) * 1.01 + 4e-31
 
 
-def convolve(parts: Sequence[tuple[Lattice, int]], tilt: float, read: float, upper: bool) -> Curve:
+def convolve(
+    parts: Sequence[tuple[Lattice, int]], tilt: float, read: float, upper: bool, aliasing: float = 1e-7
+) -> Curve:
     """Compose lattice distributions: part i `steps_i` times, all on the same step.
 
     Parameters
@@ -281,6 +378,8 @@ def convolve(parts: Sequence[tuple[Lattice, int]], tilt: float, read: float, upp
         Rough size of the delta to be read: the window's truncation is a small share of it.
     upper : bool
         Whether the lattices dominate (result is an upper bound) or are dominated (lower bound).
+    aliasing : float
+        Share of the tilted mass that may fold back into the window: counted twice (upper) or taken off (lower).
 
     Raises
     ------
@@ -313,16 +412,17 @@ def convolve(parts: Sequence[tuple[Lattice, int]], tilt: float, read: float, upp
 
     low_end = sum(steps * lattice.first for lattice, steps in parts)
     high_end = sum(steps * (lattice.first + len(lattice.mass) - 1) for lattice, steps in parts)
-    share = -np.log(1e-13)
+    share = -np.log(aliasing)
     # Below: what aliases into the window, in tilted measure. Above: what is cut off, in plain measure.
     goal = float(np.log(max(_TRUNCATION * read, 1e-290)))
     base = np.sqrt(2 * share) / spread
-    bottom, top = -np.inf, np.inf
-    top_tail = -np.inf
-    for scale in (0.125, 0.25, 0.4, 0.6, 0.8, 1.0, 1.3):
+    bottom, top, top_tail = -np.inf, np.inf, -np.inf
+    upward = []
+    for scale in (0.125, 0.25, 0.45, 0.7, 1.0, 1.3):
         s = scale * base
         bottom = max(bottom, -(cgf(-s) + share) / s)
         up = cgf(s)
+        upward.append((s, up))
         # plain tail beyond w is at most exp(log_norm - tilt w) * P_tilted(> w); tilted alias is at most exp(up - s w)
         top = min(top, max((up + share) / s, (log_norm + up - goal) / (tilt + s)))
     first = max(int(np.floor(bottom / h)), low_end)
@@ -338,9 +438,8 @@ def convolve(parts: Sequence[tuple[Lattice, int]], tilt: float, read: float, upp
             remedy="ask for a wider certified interval, or split the composition",
         )
     if last < high_end:
-        above = min(log_norm + cgf(s * base) - (tilt + s * base) * last * h for s in (0.125, 0.25, 0.4, 0.6, 0.8, 1.0, 1.3))
-        top_tail = float(min(above, 0.0))
-    alias = 0.0 if whole else 2e-13
+        top_tail = min(0.0, min(log_norm + up - (tilt + s) * last * h for s, up in upward))
+    alias = 0.0 if whole else 2 * aliasing
     if len(parts) == 1 and parts[0][1] == 1:
         values = normal[0][first - low_end : last - low_end + 1]
         doubt, alias = 0.0, 0.0
@@ -397,4 +496,4 @@ def _damped(mass: Floats, h: float) -> Floats:
 def lattice_span(pair: Pair, tail: float, step: float) -> tuple[int, int]:
     """Return the first and last lattice index that one step needs at truncation `tail`."""
     low, high = pair.span(tail)
-    return int(np.floor(low / step)) - 1, int(np.ceil(high / step)) + 1
+    return int(np.floor(low / step)), int(np.ceil(high / step))

@@ -237,7 +237,7 @@ class SampledGaussian(Mechanism):
     def _mixture(self) -> tuple[Floats, Floats]:
         w = binomial(int(self.entries), float(self.rate))
         s = np.arange(len(w)) * float(self.clip_norm)
-        return s, w
+        return s[w > 0], w[w > 0]
 
     def pair(self) -> Pair | None:
         """Return the Binomial mixture of N(i c, s^2) against N(0, s^2)."""

@@ -71,6 +71,26 @@ class Pair(Protocol):
     def nodes(self, tail: float) -> Nodes:
         """Return a coarse quadrature of the pair, exact enough to choose grids with."""
 
+    def trimmed(self, tail: float, upper: bool) -> tuple[Pair, float]:
+        """Return a cheaper pair that dominates (upper) or is dominated, and the P mass it left out (upper only)."""
+
+    @property
+    def origin(self) -> float:
+        """A loss at which a cell edge should lie, such as the smallest loss there is."""
+
+
+class _Whole:
+    """Pairs that are cheap as they are and have no preferred edge."""
+
+    def trimmed(self, tail: float, upper: bool) -> tuple[Pair, float]:
+        """Return the pair itself: nothing is left out."""
+        return self, 0.0  # type: ignore[return-value]
+
+    @property
+    def origin(self) -> float:
+        """Zero: no edge is better than another."""
+        return 0.0
+
 
 def gaussian_mass(low: Floats, high: Floats) -> Floats:
     """Return the standard normal mass between `low` and `high`, with small relative error in both tails."""
@@ -80,22 +100,9 @@ def gaussian_mass(low: Floats, high: Floats) -> Floats:
     return np.asarray(special.ndtr(b) - special.ndtr(a))
 
 
-def trim(sensitivities: Floats, probabilities: Floats, tail: float) -> tuple[Floats, Floats, float]:
-    """Drop the largest sensitivities whose total probability is at most `tail`; return the rest and what was dropped.
-
-    Dropped probability is not renormalised away: whoever calls this must count it as lost (infinite loss).
-    """
-    order = np.argsort(sensitivities, kind="stable")
-    sensitivities, probabilities = sensitivities[order], probabilities[order]
-    above = np.cumsum(probabilities[::-1])[::-1]
-    keep = (above > tail) & (probabilities > 0)
-    keep[0] = True
-    return sensitivities[keep], probabilities[keep], float(probabilities[~keep].sum())
-
-
 @dataclass(frozen=True)
 class MixturePair:
-    """P = sum_i w_i N(s_i, sigma^2) against Q = N(0, sigma^2), s_i >= 0: the pair of every sampled Gaussian step.
+    """P = sum_i w_i N(s_i, sigma^2) against Q = N(0, sigma^2), ascending s_i >= 0: the pair of a sampled Gaussian.
 
     It dominates every vector-valued step whose shift has norm at most s_i with probability w_i (Choquette-Choo et al.
     2023, "Privacy amplification for matrix mechanisms", Corollary 4.7). The loss increases with the output.
@@ -118,18 +125,37 @@ class MixturePair:
         total = weight.sum(axis=1)
         return top + np.log(total), (weight @ slope) / total
 
+    def trimmed(self, tail: float, upper: bool) -> tuple[Pair, float]:
+        """Leave out the largest shifts of total weight at most `tail` (upper), or give that weight to the largest kept.
+
+        Shifts in ascending order. More weight on larger shifts dominates less (Choquette-Choo et al. 2023), so that
+        rounding a shift down is dominated; counting its weight as lost (infinite loss) dominates.
+        """
+        above = np.cumsum(self.probabilities[::-1])[::-1]
+        kept = max(int(np.searchsorted(-above, -tail, side="left")), 1)
+        if kept >= len(above):
+            return self, 0.0
+        lost = float(above[kept])
+        weights = self.probabilities[:kept].copy()
+        if not upper:
+            weights[-1] += lost
+        return MixturePair(self.sigma, self.sensitivities[:kept], weights), lost if upper else 0.0
+
+    @property
+    def origin(self) -> float:
+        """The smallest loss there is, reached as the output goes to minus infinity; zero if there is none."""
+        zero = float(self.probabilities[self.sensitivities == 0].sum())
+        return float(np.log(zero)) if zero > 0 else 0.0
+
     def _reach(self, tail: float) -> tuple[float, float]:
         """Outputs (in units of sigma) that Q is below, and P above, with probability at most `tail`."""
         z = -float(special.ndtri(min(tail, 0.4)))
-        cumulative = np.cumsum(self.probabilities[::-1])[::-1]
-        # The largest shift that matters at this tail: what is above it has less than half of the tail.
-        matters = self.sensitivities[cumulative > tail / 2]
-        shift = float(matters.max()) / self.sigma if matters.size else 0.0
-        # A shift of small weight w needs only the quantile of tail / w.
-        with np.errstate(divide="ignore"):
-            quantile = -special.ndtri(np.minimum(tail / (2 * len(self.probabilities) * self.probabilities), 0.5))
-        reach = float(np.max(self.sensitivities / self.sigma + np.maximum(quantile, 0.0), initial=shift))
-        return -z, max(reach, 0.0) if reach > -z else shift + z
+        # P(x > reach) <= sum of w_i P(N > reach - s_i): shifts of weight below the share cost at most their weight,
+        # the others need the quantile of share / w_i.
+        share = tail / (2 * len(self.probabilities))
+        heavy = self.probabilities > share
+        quantile = -special.ndtri(np.minimum(share / self.probabilities[heavy], 0.999))
+        return -z, float(np.max(self.sensitivities[heavy] / self.sigma + quantile))
 
     def span(self, tail: float) -> tuple[float, float]:
         """Return losses (low, high) with Q(loss < low) <= tail and P(loss > high) <= tail."""
@@ -209,7 +235,7 @@ class MixturePair:
 
 
 @dataclass(frozen=True)
-class AtomPair:
+class AtomPair(_Whole):
     """A pair with finitely many outputs: `log_p` and `log_q` of each (minus infinity where an output cannot happen)."""
 
     log_p: Floats
@@ -259,7 +285,7 @@ class AtomPair:
 
 
 @dataclass(frozen=True)
-class LaplacePair:
+class LaplacePair(_Whole):
     """P = Laplace(s, b) against Q = Laplace(0, b), with ratio s / b = `loss_bound`: a pure guarantee of that epsilon."""
 
     loss_bound: float
