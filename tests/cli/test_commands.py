@@ -53,7 +53,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ledger(epsilon: str = "10") -> None:
-    assert main(["ledger", "init", "--url", "sqlite:///ledger.sqlite", "--cap-epsilon", epsilon, "--cap-delta", "1e-3"]) == 0
+    assert (
+        main(["ledger", "init", "--url", "sqlite:///ledger.sqlite", "--cap-epsilon", epsilon, "--cap-delta", "1e-3"])
+        == 0
+    )
 
 
 def release_of(home: Path) -> Path:

@@ -64,7 +64,10 @@ def test_killed_anywhere_then_resumed_bit_for_bit(clinic: Clinic, tmp_path_facto
             kills += 1
         process.wait()
         left = [p.name for p in (clinic.home / "releases").glob("*")] if (clinic.home / "releases").exists() else []
-        assert all(not name.startswith("clinic-") or (clinic.home / "releases" / name / "certificate.json").exists() for name in left)
+        assert all(
+            not name.startswith("clinic-") or (clinic.home / "releases" / name / "certificate.json").exists()
+            for name in left
+        )
         with Ledger.open(clinic.url) as ledger:
             (record,) = ledger.reservations()
             assert record.state in ("reserved", "started", "committed")
@@ -200,7 +203,11 @@ def test_full_disk_leaves_nothing_half_written(clinic: Clinic, tmp_path: Path) -
         "    print(error); sys.exit(1)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", limited, str(clinic.study), clinic.url], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", limited, str(clinic.study), clinic.url],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 1, done.stderr
     assert "could not write the release" in done.stdout

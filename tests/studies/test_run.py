@@ -31,7 +31,12 @@ def public_parts(release: Release) -> dict[str, object]:
 def test_study_becomes_release_that_verifies(clinic: Clinic) -> None:
     outcome = clinic.run()
     folder = outcome.release.path
-    assert sorted(p.name for p in folder.iterdir()) == ["certificate.json", "model.safetensors", "report.html", "study.toml"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "certificate.json",
+        "model.safetensors",
+        "report.html",
+        "study.toml",
+    ]
     assert re.fullmatch(r"clinic-\d{8}T\d{6}Z-[0-9a-f]{6}", folder.name)
     assert (clinic.home / "internal" / folder.name / "report.html").exists()
     assert all(c.epsilon <= 3.0 for c in outcome.release.certificate.classes)
@@ -195,13 +200,18 @@ def test_strategies_run(clinic: Clinic, strategy: str) -> None:
 
 
 def test_rows_without_ids_are_stamped_per_entry(clinic: Clinic) -> None:
-    clinic.write(texts={'contributor = "patient"\nentry = "visit"': 'contributor = "row"', "max_contributors = 100": "max_contributors = 500"})
+    clinic.write(
+        texts={
+            'contributor = "patient"\nentry = "visit"': 'contributor = "row"',
+            "max_contributors = 100": "max_contributors = 500",
+        }
+    )
     certificate = clinic.run().release.certificate
     assert certificate.unit == "entry"
     assert "per entry, not per person" in certificate.stamps
 
 
-BROKEN = '''
+BROKEN = """
 from torch import nn
 
 class Batchy(nn.Sequential):
@@ -214,7 +224,7 @@ class Mixing(nn.Module):
         self.layer = nn.Linear(inputs, outputs)
     def forward(self, x):
         return self.layer(x - x.mean(0))
-'''
+"""
 
 
 @pytest.mark.parametrize(("model", "says"), [("Batchy", "batch normalisation"), ("Mixing", "entr")])
@@ -277,9 +287,9 @@ def test_price_can_be_declined(clinic: Clinic) -> None:
 
 def test_non_finite_value_in_a_model_never_stops_a_run(clinic: Clinic) -> None:
     rows = (clinic.home / "visits.csv").read_text().splitlines()
-    for i in range(1, 60):  # 140 is the middle of the declared range: exactly 0 after scaling
+    for i in range(1, 60):  # 160 is exactly 0.25 on the scale from -1 to 1
         parts = rows[i].split(",")
-        rows[i] = ",".join([*parts[:2], "140", *parts[3:]])
+        rows[i] = ",".join([*parts[:2], "160", *parts[3:]])
     (clinic.home / "visits.csv").write_text("\n".join(rows) + "\n")
     (clinic.home / "own_nan.py").write_text(
         "import torch\nfrom torch import nn\n"
@@ -289,7 +299,7 @@ def test_non_finite_value_in_a_model_never_stops_a_run(clinic: Clinic) -> None:
         "        self.layer = nn.Linear(inputs, outputs)\n"
         "    def forward(self, x):\n"
         "        y = self.layer(x)\n"
-        "        return torch.where(x[:, :1] == 0, y * float('inf') * 0, y)\n"
+        "        return torch.where(x[:, :1] == 0.25, y * float('inf') * 0, y)\n"
     )
     clinic.study.write_text(clinic.study.read_text() + '\n[model]\nname = "own_nan:Nan"\n')
     outcome = clinic.run()

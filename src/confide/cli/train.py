@@ -154,8 +154,8 @@ def run_init(table: Path, *, contributor: str, label: str, output: Path, force: 
     console = Console()
     console.print(f"Wrote {output}.", highlight=False)
     console.print(
-        "\nThis draft was made by LOOKING AT THE DATA. Each value below must be replaced or confirmed from public knowledge "
-        "before the study is run;\na value that only the data tell is a leak that no guarantee covers:\n",
+        "\nThis draft was made by LOOKING AT THE DATA. Each value below must be replaced or confirmed from public\n"
+        "knowledge before the study is run; a value that only the data tell is a leak that no guarantee covers:\n",
         highlight=False,
     )
     for line in looked_at:

@@ -30,7 +30,10 @@ from confide.mechanisms.released import F64, I64, Released, check_epsilon, owner
 class Counted(Protocol):
     """Anything that knows the number of entries of each contributor, such as a `ContributorIndex`."""
 
-    counts: I64
+    @property
+    def counts(self) -> I64:
+        """Number of entries of each contributor."""
+        ...
 
 
 def add_noise(sums: F64, mechanism: Gaussian | Laplace, noise: NoiseSource) -> tuple[F64, float]:

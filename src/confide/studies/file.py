@@ -49,7 +49,7 @@ class PublicSection(_Section):
 
 
 class BudgetColumn(_Section):
-    """``budget = {column = "consent", levels = {basic = 1.0, full = 4.0}}``: levels are public, who chose which is not."""
+    """``budget = {column = "consent", levels = {basic = 1, full = 4}}``: levels are public, who chose which is not."""
 
     column: str
     levels: dict[str, float]
@@ -285,7 +285,9 @@ def _line_of(text: str, location: tuple[int | str, ...]) -> int | None:
 
 def _explain(error: ValidationError, text: str, where: str) -> InputError:
     """Turn pydantic's first complaint into what, where, expected, remedy."""
-    problem = error.errors()[0]
+    # a misspelt key also makes the right one missing: the misspelling is the cause
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     location = tuple(problem["loc"])
     # a union member's class name in the path is pydantic's word, not the user's
     shown = tuple(
@@ -294,7 +296,7 @@ def _explain(error: ValidationError, text: str, where: str) -> InputError:
     dotted = ".".join(str(p) for p in shown) or "the file"
     line = _line_of(text, shown)
     place = f"{where}, line {line}" if line else where
-    more = len({tuple(e["loc"]) for e in error.errors()}) - 1
+    more = len({tuple(e["loc"]) for e in problems}) - 1
     also = (
         f" ({more} further problem{'s' if more > 1 else ''} in this file)"
         if more > 0 and problem["type"] != "union"
@@ -304,8 +306,9 @@ def _explain(error: ValidationError, text: str, where: str) -> InputError:
         key = str(shown[-1])
         known = _known_keys(shown[:-1])
         close = nearest(key, known)
+        table = "[" + ".".join(map(str, shown[:-1])) + "]" if shown[:-1] else "the study file"
         return InputError(
-            f"unknown key {key!r} in {'[' + '.'.join(map(str, shown[:-1])) + ']' if shown[:-1] else 'the study file'}{also}",
+            f"unknown key {key!r} in {table}{also}",
             where=place,
             expected="one of " + ", ".join(known),
             remedy=f"did you mean {close!r}?" if close else "remove it, or see the study file page of the docs",

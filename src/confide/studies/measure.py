@@ -76,7 +76,7 @@ def measure(
     if prepared.held_out_index is None:
         notes.append("nobody was held out, so nothing was measured")
     internal = result.internal
-    steps = list(range(1, len(internal["loss"]) + 1))
+    steps: list[float | None] = [float(i) for i in range(1, len(internal["loss"]) + 1)]
     unit = "contributors" if plan.clip_unit == "contributor" else "entries"
     return InternalFigures(
         name=study.name,
@@ -178,7 +178,7 @@ def _fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, wat
     with torch.random.fork_rng([]):
         for epoch in range(epochs):
             order = torch.randperm(len(x))
-            for rows in order.split(256):
+            for rows in torch.split(order, 256):
                 optimizer.zero_grad()
                 loss(model(x[rows]), y[rows]).mean().backward()
                 optimizer.step()

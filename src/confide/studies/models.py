@@ -37,7 +37,9 @@ def build_model(study: Study, *, inputs: tuple[int, ...], outputs: int, base: Pa
     base : Path
         Folder of the study file: ``module:Class`` is looked up there before the installed packages.
     """
-    torch = require_torch()
+    require_torch()
+    import torch
+
     name, options = study.model.name, dict(study.model.options)
     if ":" not in name:
         from confide import nn
@@ -47,7 +49,8 @@ def build_model(study: Study, *, inputs: tuple[int, ...], outputs: int, base: Pa
         model = _imported(name, base)(inputs if len(inputs) > 1 else inputs[0], outputs, **options)
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"model {name!r} is not a torch.nn.Module", where="[model] name")
-    return model
+    built: torch.nn.Module = model
+    return built
 
 
 def _imported(name: str, base: Path) -> Any:

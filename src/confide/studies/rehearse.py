@@ -1,7 +1,7 @@
 """A rehearsal: the whole of a study on random data made from its declared columns alone.
 
-Neither data nor ledger are touched, so it can be run as often as one likes, by anybody who has the study file: it finds a
-model that does not fit, a plan that no budget can meet, a step that is too slow.
+Neither data nor ledger are touched, so it can be run as often as one likes, by anybody who has the study file: it finds
+a model that does not fit, a plan that no budget can meet, a step that is too slow.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from confide.accounting import Guarantee
+from confide.accounting import Guarantee, Laplace
 from confide.contributors import ContributorIndex
 from confide.data import Table
 from confide.errors import BudgetError, InputError, RunError
@@ -117,7 +117,7 @@ def open_ledger(study: Study, base: Path, url: str | None) -> Ledger:
             "no ledger was named: what contributors spend has to be remembered",
             where="--ledger, [ledger] url, or the environment variable CONFIDE_LEDGER",
             expected="sqlite:///FILE or postgresql://...",
-            remedy="make one: confide ledger init --url sqlite:///confide-ledger.sqlite --cap-epsilon 8 --cap-delta 1e-5",
+            remedy="make one: confide ledger init --url sqlite:///ledger.sqlite --cap-epsilon 8 --cap-delta 1e-5",
         )
     prefix = "sqlite:///"
     if relative and chosen.startswith(prefix) and not chosen.startswith(prefix + "/"):
@@ -251,18 +251,17 @@ class _Run:
         return make_plan(self.study, counts, source)
 
     def _paid_counts(self) -> dict[int, float]:
-        """Buy the entry-count histogram: reserved, released with noise and committed before the plan is made from it."""
+        """Buy the entry-count histogram: reserved, noised and committed before the plan is made from it."""
         if self.state.paid_histogram is not None:
             return {int(k): n for k, n in self.state.paid_histogram.items()}
-        from confide.mechanisms import histogram_cost, release_entry_counts
+        from confide.mechanisms import OSNoise, release_entry_counts
 
         paid = self.study.public.entry_counts
         assert isinstance(paid, Paid)
         assert self.study.public.max_entries is not None
         index = self.prepared.table.index
-        cost = histogram_cost(paid.epsilon)
-        lines = (f"A noisy histogram of entry counts costs every contributor epsilon {paid.epsilon:g} (pure) first.",)
-        self.watcher.say(lines[0])
+        cost = Laplace(1.0 / paid.epsilon)
+        self.watcher.say(f"A noisy histogram of entry counts costs every contributor epsilon {paid.epsilon:g} first.")
         reservation = self.ledger.reserve(
             release=f"{self.state.name} entry counts",
             contributors=index.ids.tolist(),
@@ -276,7 +275,7 @@ class _Run:
         states.save(self.internal, self.state)
         self.ledger.start(reservation.id)
         kept, _ = index.subset(reservation.admitted)
-        noisy = release_entry_counts(kept, max_entries=self.study.public.max_entries, epsilon=paid.epsilon)
+        noisy = release_entry_counts(kept, self.study.public.max_entries, paid.epsilon, noise=OSNoise())
         self.state.paid_histogram = {str(k): float(n) for k, n in noisy.value.items()}
         states.save(self.internal, self.state)
         digest = hashlib.sha256(repr(sorted(self.state.paid_histogram.items())).encode()).hexdigest()
@@ -327,7 +326,7 @@ class _Run:
             lines.append(f"Stamp: {plan.stamp}.")
         if isinstance(self.study.evaluation.metrics, Paid):
             lines.append(
-                f"Held-out contributors spend epsilon {self.study.evaluation.metrics.epsilon:g} for metrics that may leave."
+                f"Held-out contributors spend epsilon {self.study.evaluation.metrics.epsilon:g} on metrics that leave."
             )
         if self.study.privacy.noise == "secure":
             lines.append("Secure noise: a discrete Gaussian from a cryptographic generator; expect slower steps.")
@@ -349,7 +348,7 @@ class _Run:
             checkpoint=checkpoint,
             on_start=lambda: self.ledger.start(reservation),
         )
-        # a run whose every step was done before a crash does not call on_start again; the charge must stand all the same
+        # a run whose every step was done before a crash does not call on_start again; the charge must stand anyway
         self.watcher.begin("training", plan.steps)
         began = time.monotonic()
         result = self._loop(trainer, model)
@@ -466,11 +465,9 @@ class _Run:
         return reservation.admitted
 
     def _histogram_spent(self) -> tuple[Spent, Guarantee]:
-        from confide.mechanisms import histogram_cost
-
         paid = self.study.public.entry_counts
         assert isinstance(paid, Paid)
-        cost = histogram_cost(paid.epsilon)
+        cost = Laplace(1.0 / paid.epsilon)
         return (
             Spent(what="noisy histogram of entry counts", mechanism=cost.to_dict(), who="every contributor"),
             cost.guarantee(),

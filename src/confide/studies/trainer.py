@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.planning import Plan

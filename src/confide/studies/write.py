@@ -8,7 +8,7 @@ from typing import Any
 
 from confide.accounting import Guarantee
 from confide.planning import Plan
-from confide.release import AssumedPublic, PaidMetric, LedgerReference, Release, Spent, certify, write_release
+from confide.release import AssumedPublic, LedgerReference, PaidMetric, Release, Spent, certify, write_release
 from confide.report import InternalFigures, guarantee_sentence, internal_report, release_report
 from confide.studies.file import BudgetColumn, Study
 from confide.studies.prepare import schema_of
