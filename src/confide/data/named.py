@@ -54,18 +54,18 @@ def load(name: str, *, as_text: bool = False) -> pl.DataFrame:
     InputError
         Unknown name; the message names the nearest one.
     """
-    if name in _FILES:
-        frame = _text(name)
-    elif name in _JOINED:
-        frame = _JOINED[name]()
-    else:
+    if name not in names():
         close = nearest(name, names())
         raise InputError(
             f"there is no data set named {name!r}",
             expected="one of " + ", ".join(names()),
             remedy=f"did you mean {close!r}?" if close else "give the path of a file instead",
         )
-    return frame if as_text else _typed(frame)
+    return _cells(name) if as_text else _typed(name)
+
+
+def _cells(name: str) -> pl.DataFrame:
+    return _text(name) if name in _FILES else _JOINED[name]()
 
 
 @cache
@@ -74,9 +74,10 @@ def _text(name: str) -> pl.DataFrame:
     return pl.read_csv(raw, infer_schema=False)
 
 
-def _typed(frame: pl.DataFrame) -> pl.DataFrame:
+@cache
+def _typed(name: str) -> pl.DataFrame:
     """Infer types from the text of a set that is public as a whole."""
-    return pl.read_csv(frame.write_csv().encode(), infer_schema_length=None)
+    return pl.read_csv(_cells(name).write_csv().encode(), infer_schema_length=None)
 
 
 def without_duplicates(laboratory: pl.DataFrame) -> pl.DataFrame:
@@ -95,12 +96,12 @@ def _icu() -> pl.DataFrame:
 
 def _nafld_yearly() -> pl.DataFrame:
     """One row a person and year of follow-up, with the mean of each laboratory test in that year."""
-    laboratory = without_duplicates(_typed(_text("nafld2"))).with_columns(pl.col("days").floordiv(365).alias("year"))
+    laboratory = without_duplicates(_typed("nafld2")).with_columns(pl.col("days").floordiv(365).alias("year"))
     tests = ["hdl", "sbp", "fib4", "smoke"]
     yearly = laboratory.group_by("id", "year").agg(
         *[pl.col("value").filter(pl.col("test") == test).mean().round(3).alias(test) for test in tests]
     )
-    people = _typed(_text("nafld1")).select("id", "age", "male", "bmi", "case.id", "futime", "status")
+    people = _typed("nafld1").select("id", "age", "male", "bmi", "case.id", "futime", "status")
     fatty = people.with_columns((pl.col("id") == pl.col("case.id")).fill_null(False).cast(pl.Int64).alias("nafld"))
     joined = yearly.join(fatty.drop("case.id"), on="id", how="inner").sort("id", "year")
     return joined.with_columns(pl.all().cast(pl.String))
