@@ -61,7 +61,8 @@ def load(name: str, *, as_text: bool = False) -> pl.DataFrame:
             expected="one of " + ", ".join(names()),
             remedy=f"did you mean {close!r}?" if close else "give the path of a file instead",
         )
-    return _cells(name) if as_text else _typed(name)
+    # A frame can be changed in place, so everybody gets one of their own.
+    return (_cells(name) if as_text else _typed(name)).clone()
 
 
 def _cells(name: str) -> pl.DataFrame:
