@@ -22,7 +22,8 @@ from confide.errors import InputError, nearest
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # an input may hold a password: it is never repeated in an error
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Paid(_Section):
