@@ -68,8 +68,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def delete_checkpoint(path: Path) -> None:
-    """Delete a checkpoint if it is there: to be called once the release is committed."""
-    Path(path).unlink(missing_ok=True)
+    """Delete a checkpoint, and what a kill in the middle of writing it left: once the release is committed."""
+    path = Path(path)
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        for left in [other for other in path.parent.iterdir() if other.name.startswith(f".{path.name}.")]:
+            left.unlink(missing_ok=True)
 
 
 def _damaged(path: Path) -> RunError:

@@ -199,7 +199,7 @@ class PrivateRun:
         guard = self.optimizer.register_step_pre_hook(self._guard)
         try:
             while self.steps_done < self.plan.steps:
-                torch.manual_seed(self._keys.model_seed())
+                self._seed_layers()
                 self._draw = self._sampler.draw(self._keys.step)
                 yield from self._batches(self._draw)
                 self._finish_step()
@@ -289,6 +289,13 @@ class PrivateRun:
     @property
     def _noise_scale(self) -> float:
         return self.plan.noise_multiplier * self.plan.clip_norm
+
+    def _seed_layers(self) -> None:
+        """Give dropout and other random layers of this step numbers of their own, the same after a resume."""
+        seed = self._keys.model_seed()
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a call for every absent device
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
 
     def _source(self, key: bytes, step: int) -> NoiseSource:
         return keyed_noise(self._noise, key, step) if isinstance(self._noise, str) else self._noise
