@@ -27,10 +27,10 @@ def width_of(classes: int) -> np.dtype[Any]:
     return _WIDTHS[1] if classes < 256 else _WIDTHS[2] if classes < 65536 else _WIDTHS[4]
 
 
-def scatter(numbers: npt.NDArray[np.int64], class_of: npt.NDArray[np.int64], classes: int, total: int) -> Codes:
+def scatter(numbers: npt.NDArray[np.integer[Any]], class_of: npt.NDArray[Any], classes: int, total: int) -> Codes:
     """Return the code of all `total` contributors: class + 1 for those in `numbers`, else 0."""
     out: Codes = np.zeros(total, dtype=width_of(classes))
-    out[numbers] = (class_of + 1).astype(out.dtype)
+    out[numbers] = class_of.astype(out.dtype) + out.dtype.type(1)
     return out
 
 
@@ -57,17 +57,16 @@ def read_balance(connection: sa.Connection, chunk: int, size: int, orders: int) 
     return counters
 
 
-def write_balances(store: Store, connection: sa.Connection, counters: dict[int, Counters]) -> None:
-    """Replace the counters of chunks."""
-    rows = [{"chunk": chunk, "counters": array.astype("<u4").tobytes()} for chunk, array in counters.items()]
-    store.insert_or_replace(connection, schema.balance, rows)
+def write_balance(store: Store, connection: sa.Connection, chunk: int, counters: Counters) -> None:
+    """Replace the counters of a chunk."""
+    row = {"chunk": chunk, "counters": counters.astype("<u4").tobytes()}
+    store.insert_or_replace(connection, schema.balance, [row])
 
 
-def pack(codes: Codes) -> tuple[str, bytes]:
-    """Return (digest, compressed bytes) of the codes of one chunk; trailing zeros do not count."""
-    codes = np.trim_zeros(codes, "b")
-    raw = codes.tobytes()
-    return hashlib.sha256(bytes([codes.dtype.itemsize]) + raw).hexdigest()[:40], raw
+def _trimmed(codes: Codes) -> bytes:
+    """Return the bytes of the codes of one chunk without trailing zeros, so that later contributors change nothing."""
+    inside = np.flatnonzero(codes)
+    return codes[: inside[-1] + 1].tobytes() if len(inside) else b""
 
 
 def unpack(digest: str, width: int, packed: bytes) -> Codes:
@@ -103,27 +102,30 @@ class Manifest:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_codes(
-    store: Store, connection: sa.Connection, reservation: int, codes: dict[int, Codes], *, dry: bool = False
-) -> Manifest:
-    """Store who was in a reservation; contents that are there already are stored once."""
-    packed = {chunk: pack(array) for chunk, array in sorted(codes.items()) if array.any()}
-    manifest = Manifest(tuple((chunk, digest) for chunk, (digest, _) in packed.items()))
-    if dry:
-        return manifest
-    width = next(iter(codes.values())).dtype.itemsize if codes else 1
+def packed(codes: Codes) -> Manifest:
+    """Return which blobs say who is in, without writing them."""
+    chunks = []
+    for chunk in touched(codes):
+        raw = _trimmed(codes[chunk * CHUNK : (chunk + 1) * CHUNK])
+        chunks.append((chunk, hashlib.sha256(bytes([codes.dtype.itemsize]) + raw).hexdigest()[:40]))
+    return Manifest(tuple(chunks))
+
+
+def write_codes(store: Store, connection: sa.Connection, reservation: int, codes: Codes, manifest: Manifest) -> None:
+    """Store who is in a reservation; contents that are there already are stored once."""
     digests = sorted({digest for _, digest in manifest.chunks})
     present: set[str] = set()
     for start in range(0, len(digests), 500):
         query = sa.select(schema.codes.c.digest).where(schema.codes.c.digest.in_(digests[start : start + 500]))
         present |= {row[0] for row in connection.execute(query)}
-    new = {digest: raw for digest, raw in packed.values() if digest not in present}
-    rows = [{"digest": d, "width": width, "packed": zlib.compress(raw, 1)} for d, raw in new.items()]
-    store.insert_or_replace(connection, schema.codes, rows, replace=False)
+    for chunk, digest in manifest.chunks:
+        if digest not in present:
+            raw = _trimmed(codes[chunk * CHUNK : (chunk + 1) * CHUNK])
+            row = {"digest": digest, "width": codes.dtype.itemsize, "packed": zlib.compress(raw, 1)}
+            store.insert_or_replace(connection, schema.codes, [row], replace=False)
+            present.add(digest)
     members = [{"reservation": reservation, "chunk": chunk, "digest": digest} for chunk, digest in manifest.chunks]
-    if members:
-        connection.execute(sa.insert(schema.membership), members)
-    return manifest
+    connection.execute(sa.insert(schema.membership), members)
 
 
 def read_codes(connection: sa.Connection, chunk: int) -> dict[int, Codes]:

@@ -22,6 +22,7 @@ from confide._files import write_atomic
 from confide.errors import InputError, RunError
 
 TOKEN_BYTES = 16
+_PIECE = 1 << 18  # ids hashed at a time
 Tokens = npt.NDArray[np.uint64]  # shape (n, 2): the 128 bits of a token, high half first
 
 _CONTRIBUTOR = b"confide contributor\0"
@@ -143,6 +144,31 @@ class Keys:
         for key in self.keys[1:]:
             tokens = rehash(tokens, key)
         return tokens
+
+
+def tokens_of_parquet(keys: Keys, file: Path, column: str) -> Tokens:
+    """Return the keyed hash of every id in a column of a Parquet file, reading one piece at a time."""
+    import polars as pl
+
+    if not file.is_file():
+        raise InputError("there is no such file", where=str(file), expected="a Parquet file of contributor ids")
+    try:
+        scan = pl.scan_parquet(file)
+        columns = scan.collect_schema()
+        if column not in columns or columns[column] != pl.String:
+            raise InputError(
+                f"the file has no text column {column!r}",
+                where=str(file),
+                expected=f"one of {', '.join(columns)}, as text (ids are never read as numbers)",
+            )
+        total = int(scan.select(pl.len()).collect().item())
+        out = np.empty((total, 2), dtype=np.uint64)
+        for start in range(0, total, _PIECE):
+            piece = scan.select(column).slice(start, _PIECE).collect().to_series().to_list()
+            out[start : start + len(piece)] = keys.tokens(piece)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError("the file cannot be read as Parquet", where=str(file)) from error
+    return out
 
 
 def _chain(key: bytes):  # type: ignore[no-untyped-def]  # a closure: this is the hot loop of large imports

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from confide.errors import RunError
+from confide.errors import InputError, RunError
 from confide.ledger import _schema as schema
 from confide.ledger._keys import Tokens
 from confide.ledger._store import Store
 
 Numbers = npt.NDArray[np.int64]
 _QUERY_BUCKETS = 500
+_SLICE = 400_000  # tokens sorted at a time
 
 
 def bucket_of(tokens: Tokens) -> npt.NDArray[np.int64]:
@@ -26,11 +27,9 @@ def bucket_of(tokens: Tokens) -> npt.NDArray[np.int64]:
 def _rows(connection: sa.Connection, buckets: npt.NDArray[np.int64]) -> Iterator[tuple[int, bytes, bytes]]:
     columns = (schema.token.c.bucket, schema.token.c.tokens, schema.token.c.numbers)
     query = sa.select(*columns).order_by(schema.token.c.bucket)
-    if len(buckets) > 20 * _QUERY_BUCKETS:
-        wanted = set(buckets.tolist())
-        for row in connection.execute(query):
-            if row[0] in wanted:
-                yield row[0], row[1], row[2]
+    if len(buckets) and len(buckets) > 0.5 * (buckets[-1] - buckets[0]):
+        inside = schema.token.c.bucket.between(int(buckets[0]), int(buckets[-1]))
+        yield from (tuple(row) for row in connection.execute(query.where(inside)))
         return
     for start in range(0, len(buckets), _QUERY_BUCKETS):
         part = buckets[start : start + _QUERY_BUCKETS].tolist()
@@ -46,14 +45,26 @@ def _unpack(rows: list[tuple[int, bytes, bytes]]) -> tuple[Tokens, Numbers]:
     return tokens, np.frombuffer(raw_numbers, dtype="<u4").astype(np.int64)
 
 
+def _slices(tokens: Tokens) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the positions of tokens by ranges of groups, so that millions of them need little memory at a time."""
+    parts = min(64, max(1, len(tokens) // _SLICE))
+    part_of = (bucket_of(tokens) * parts) >> 16
+    for part in range(parts):
+        yield np.flatnonzero(part_of == part)
+
+
 def lookup(connection: sa.Connection, tokens: Tokens) -> Numbers:
     """Return the number of every token, -1 where it is unknown."""
-    if len(tokens) == 0:
-        return np.zeros(0, dtype=np.int64)
-    rows = list(_rows(connection, np.unique(bucket_of(tokens))))
-    known, numbers = _unpack(rows)
     found = np.full(len(tokens), -1, dtype=np.int64)
-    if len(known) == 0:
+    for positions in _slices(tokens):
+        found[positions] = _lookup(connection, tokens[positions])
+    return found
+
+
+def _lookup(connection: sa.Connection, tokens: Tokens) -> Numbers:
+    known, numbers = _unpack(list(_rows(connection, np.unique(bucket_of(tokens)))))
+    found = np.full(len(tokens), -1, dtype=np.int64)
+    if len(known) == 0 or len(tokens) == 0:
         return found
     # Groups come in order and are sorted inside, so the whole is sorted by the high half. Equal high halves of
     # different people are all but impossible; the loop makes them harmless.
@@ -72,8 +83,25 @@ def lookup(connection: sa.Connection, tokens: Tokens) -> Numbers:
 
 
 def insert(store: Store, connection: sa.Connection, tokens: Tokens, first: int) -> None:
-    """Give the numbers first, first + 1, ... to new tokens, in their order."""
-    _write(store, connection, tokens, np.arange(first, first + len(tokens), dtype=np.int64))
+    """Give the numbers first, first + 1, ... to new tokens, in their order.
+
+    Raises
+    ------
+    InputError
+        If a token is there twice.
+    """
+    for positions in _slices(tokens):
+        if len(positions):
+            _write(store, connection, tokens[positions], first + positions)
+
+
+def given_twice() -> InputError:
+    """Return the error for a contributor who is there twice."""
+    return InputError(
+        "a contributor is given twice",
+        expected="each contributor once: a person's entries are one unit",
+        remedy="group entries by contributor first",
+    )
 
 
 def _write(store: Store, connection: sa.Connection, tokens: Tokens, numbers: Numbers) -> None:
@@ -83,6 +111,8 @@ def _write(store: Store, connection: sa.Connection, tokens: Tokens, numbers: Num
         tokens, numbers = np.concatenate([old_tokens, tokens]), np.concatenate([old_numbers, numbers])
     order = np.lexsort((tokens[:, 1], tokens[:, 0]))
     tokens, packed_numbers = tokens[order], numbers[order].astype("<u4")
+    if (tokens[1:] == tokens[:-1]).all(axis=1).any():
+        raise given_twice()
     buckets = bucket_of(tokens)
     starts = np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]])
     ends = np.r_[starts[1:], len(buckets)]
@@ -115,10 +145,12 @@ def everything(connection: sa.Connection) -> Tokens:
 def replace_all(store: Store, connection: sa.Connection, tokens: Tokens) -> None:
     """Write a whole new index: number i gets tokens[i]."""
     connection.execute(sa.delete(schema.token))
-    if len(tokens):
-        _write(store, connection, tokens, np.arange(len(tokens), dtype=np.int64))
+    insert(store, connection, tokens, 0)
 
 
 def digest(tokens: Tokens) -> str:
     """Return the SHA-256 of tokens in the order of their numbers, for the journal."""
-    return hashlib.sha256(tokens.astype(">u8").tobytes()).hexdigest()
+    running = hashlib.sha256()
+    for start in range(0, len(tokens), _SLICE):
+        running.update(tokens[start : start + _SLICE].astype(">u8").tobytes())
+    return running.hexdigest()

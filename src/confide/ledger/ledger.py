@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import sqlalchemy as sa
 from confide._files import write_atomic
 from confide.accounting import Guarantee
 from confide.errors import BudgetError, ConfideError, InputError, RunError, VerificationError
-from confide.ledger import _chunks, _journal, _tokens
+from confide.ledger import _chunks, _journal, _keys, _tokens
 from confide.ledger import _schema as schema
 from confide.ledger._keys import Keys
 from confide.ledger._pricing import Priced, price, tight_epsilon
@@ -192,6 +192,20 @@ class Ledger:
         self._remember(entry)
         return Cohort(self.id, numbers)
 
+    def register_parquet(self, file: str | Path, column: str) -> Cohort:
+        """Give everybody in a column of a Parquet file a number; the file is read in pieces.
+
+        Raises
+        ------
+        InputError
+            The file or the column is not there, the column is not text, or an id is missing or there twice.
+        """
+        tokens = _keys.tokens_of_parquet(self._keys, Path(file), column)
+        with self._store.write() as connection:
+            numbers, _, entry = self._numbers(connection, tokens)
+        self._remember(entry)
+        return Cohort(self.id, numbers)
+
     def _numbers(
         self, connection: sa.Connection, tokens: npt.NDArray[np.uint64]
     ) -> tuple[npt.NDArray[np.int64], int, _journal.Entry | None]:
@@ -201,16 +215,9 @@ class Ledger:
         numbers = _tokens.lookup(connection, tokens)
         fresh = np.flatnonzero(numbers < 0)
         if len(fresh):
-            new = tokens[fresh]
-            order = np.lexsort((new[:, 1], new[:, 0]))
-            if len(new) > 1 and (new[order][1:] == new[order][:-1]).all(axis=1).any():
-                raise _given_twice()
-            _tokens.insert(self._store, connection, new, total)
+            _tokens.insert(self._store, connection, tokens[fresh], total)
             numbers[fresh] = np.arange(total, total + len(fresh))
-        if len(numbers) > 1:
-            seen = np.bincount(numbers, minlength=1)
-            if seen.max() > 1:
-                raise _given_twice()
+        _check_unique(numbers, total + len(fresh))
         if not len(fresh):
             return numbers, total, None
         body = {"first": total, "count": len(fresh), "tokens": _tokens.digest(tokens[fresh])}
@@ -301,30 +308,33 @@ class Ledger:
                     return self._same_again(connection, earlier, who, members, priced, release, data_set)
             numbers, total = self._resolve(connection, who, register=True)
             codes = _chunks.scatter(numbers, members, len(priced), total)
-            counters, admitted_codes = self._judge(connection, codes, priced)
-            admitted = _gather(admitted_codes, numbers) > 0
+            per_class = np.zeros(len(priced) + 1, dtype=np.int64)
+            for chunk, part, counters in self._judge(connection, codes, priced):
+                codes[chunk * _chunks.CHUNK : (chunk + 1) * _chunks.CHUNK] = part
+                per_class += np.bincount(part, minlength=len(per_class))
+                if part.any():
+                    _chunks.write_balance(self._store, connection, chunk, counters)
+            admitted = codes[numbers] > 0
             self._refuse(admitted, exhausted)
-            _chunks.write_balances(self._store, connection, counters)
             reservation_id, seq = secrets.token_hex(8), self._next_reservation(connection)
-            per_class = np.bincount(members[admitted], minlength=len(priced)).tolist()
             row = {
                 "seq": seq,
                 "id": reservation_id,
                 "release": release,
                 "data_set": data_set,
                 "state": "reserved",
-                "admitted": int(admitted.sum()),
-                "dropped": int((~admitted).sum()),
+                "admitted": int(per_class[1:].sum()),
+                "dropped": len(admitted) - int(per_class[1:].sum()),
                 "created": _journal.now(),
                 "idempotency_key": idempotency_key,
             }
-            # The cohort's digest is known before its blobs are written, so that the row can go first (foreign keys).
-            row["cohort"] = _chunks.write_codes(self._store, connection, seq, admitted_codes, dry=True).digest
+            members_of = _chunks.packed(codes)
+            row["cohort"] = members_of.digest
             connection.execute(sa.insert(schema.reservation).values(**row))
-            _chunks.write_codes(self._store, connection, seq, admitted_codes)
+            _chunks.write_codes(self._store, connection, seq, codes, members_of)
             spends = [
                 {"reservation": seq, "class": i, "guarantee": p.text, "charge": p.charge_text, "admitted": n}
-                for i, (p, n) in enumerate(zip(priced, per_class, strict=True))
+                for i, (p, n) in enumerate(zip(priced, per_class[1:].tolist(), strict=True))
             ]
             connection.execute(sa.insert(schema.spend), spends)
             entry = _journal.append(connection, self._keys, "reserve", _reserve_body(row, spends))
@@ -343,22 +353,19 @@ class Ledger:
             unknown = np.flatnonzero(numbers < 0)
             numbers = numbers.copy()
             numbers[unknown] = np.arange(total, total + len(unknown))
-            if len(np.unique(numbers)) < len(numbers):
-                raise _given_twice()
+            _check_unique(numbers, total + len(unknown))
             codes = _chunks.scatter(numbers, members, len(priced), total + len(unknown))
-            counters, admitted_codes = self._judge(connection, codes, priced)
             before = self._used(connection, numbers, len(codes))
-        admitted = _gather(admitted_codes, numbers) > 0
-        after = before.copy()
-        for chunk, array in counters.items():
-            inside = numbers // _chunks.CHUNK == chunk
-            after[inside] = self.rule.used(array.T[numbers[inside] % _chunks.CHUNK])
+            used = np.zeros(len(codes))
+            for chunk, part, counters in self._judge(connection, codes, priced):
+                here = slice(chunk * _chunks.CHUNK, (chunk + 1) * _chunks.CHUNK)
+                codes[here], used[here] = part, self.rule.used(counters.T)
+        admitted, after = codes[numbers] > 0, used[numbers]
         rows = tuple(
             {
                 "class": i,
                 "contributors": int((members == i).sum()),
                 "admitted": int((admitted & (members == i)).sum()),
-                "epsilon": tight_epsilon((p.text,), self.rule.delta),
                 "used": float(self.rule.used(p.charge[None, :])[0]),
             }
             for i, p in enumerate(priced)
@@ -557,7 +564,7 @@ class Ledger:
 
     def _priced(
         self, contributors: Sequence[str] | Cohort, class_of: npt.NDArray[Any], classes: Sequence[Guarantee]
-    ) -> tuple[list[Priced], npt.NDArray[np.int64]]:
+    ) -> tuple[list[Priced], npt.NDArray[Any]]:
         """Check classes and price each of them once."""
         members = np.asarray(class_of)
         if len(classes) == 0 or len(contributors) == 0:
@@ -576,25 +583,23 @@ class Ledger:
                     expected=" or ".join(_RELATIONS[self.relation]),
                     remedy="plan with that relation, or keep a second ledger",
                 )
-        return [self._price(_journal.canonical(g.to_dict())) for g in classes], members.astype(np.int64)
+        return [self._price(_journal.canonical(g.to_dict())) for g in classes], members
 
     def _judge(
         self, connection: sa.Connection, codes: npt.NDArray[Any], priced: Sequence[Priced]
-    ) -> tuple[dict[int, Counters], dict[int, npt.NDArray[Any]]]:
-        """Apply the rule to all contributors at once.
+    ) -> Iterator[tuple[int, npt.NDArray[Any], Counters]]:
+        """Apply the rule to all contributors at once, a chunk at a time.
 
-        Returns
-        -------
-        tuple of dict
-            The new counters and the codes of the admitted, by chunk.
+        Yields
+        ------
+        tuple of (int, ndarray, ndarray)
+            Chunk, codes of the admitted, new counters.
         """
         orders = len(self.rule.orders)
         lut = np.zeros((orders, len(priced) + 1), dtype=np.uint32)
         lut[:, 1:] = np.stack([p.charge for p in priced], axis=1)
         closing = np.zeros(len(priced) + 1, dtype=bool)
         closing[1:] = [p.closes for p in priced]
-        counters: dict[int, Counters] = {}
-        admitted: dict[int, npt.NDArray[Any]] = {}
         for chunk in _chunks.touched(codes):
             part = codes[chunk * _chunks.CHUNK : (chunk + 1) * _chunks.CHUNK]
             old = _chunks.read_balance(connection, chunk, len(part), orders)
@@ -610,10 +615,7 @@ class Ledger:
             if out.any():
                 new[:, out] = old[:, out]
                 part = np.where(out, 0, part).astype(codes.dtype)
-            if part.any():
-                counters[chunk] = new
-            admitted[chunk] = part
-        return counters, admitted
+            yield chunk, part, new
 
     def _refuse(self, admitted: npt.NDArray[np.bool_], exhausted: str) -> None:
         if admitted.all() or (exhausted == "drop" and admitted.any()):
@@ -630,7 +632,7 @@ class Ledger:
         connection: sa.Connection,
         row: sa.Row[Any],
         who: Cohort | npt.NDArray[np.uint64],
-        members: npt.NDArray[np.int64],
+        members: npt.NDArray[Any],
         priced: Sequence[Priced],
         release: str,
         data_set: str,
@@ -642,7 +644,7 @@ class Ledger:
         same = (
             (row.release, row.data_set, row.admitted + row.dropped) == (release, data_set, len(members))
             and [s.guarantee for s in spends] == [p.text for p in priced]
-            and bool(((stored == members + 1) | (stored == 0)).all())
+            and bool(((stored == members.astype(np.int64) + 1) | (stored == 0)).all())
             and int((stored > 0).sum()) == row.admitted
         )
         if not same or row.state not in ("reserved", "started"):
@@ -720,11 +722,10 @@ class Ledger:
         """Rebuild counters from every reservation that counts."""
         charges = self._charges(connection)
         total = self._total(connection)
-        fresh = {}
         for chunk in chunks:
             size = min(_chunks.CHUNK, total - chunk * _chunks.CHUNK)
-            fresh[chunk] = rebuilt(_chunks.read_codes(connection, chunk), charges, size, len(self.rule.orders))
-        _chunks.write_balances(self._store, connection, fresh)
+            fresh = rebuilt(_chunks.read_codes(connection, chunk), charges, size, len(self.rule.orders))
+            _chunks.write_balance(self._store, connection, chunk, fresh)
 
     def _charges(self, connection: sa.Connection) -> dict[int, Counters]:
         """Return {reservation: charge of every code, shape (K, classes + 1)} of everything that counts."""
@@ -806,18 +807,6 @@ def rebuilt(codes: dict[int, npt.NDArray[Any]], charges: dict[int, Counters], si
     return counters
 
 
-def _gather(codes: dict[int, npt.NDArray[Any]], numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    out = np.zeros(len(numbers), dtype=np.int64)
-    if len(codes) == 0:
-        return out
-    size = (max(codes) + 1) * _chunks.CHUNK
-    dense = np.zeros(size, dtype=next(iter(codes.values())).dtype)
-    for chunk, array in codes.items():
-        dense[chunk * _chunks.CHUNK : chunk * _chunks.CHUNK + len(array)] = array
-    out[:] = dense[numbers]
-    return out
-
-
 def _reserve_body(row: dict[str, Any], spends: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what the journal keeps of a reservation: enough to find any later change of its rows."""
     kept = ("seq", "id", "release", "data_set", "cohort", "admitted", "dropped", "created", "idempotency_key")
@@ -831,12 +820,11 @@ def _record(row: sa.Row[Any]) -> Record:
     )
 
 
-def _given_twice() -> InputError:
-    return InputError(
-        "a contributor is given twice",
-        expected="each contributor once: a person's entries are one unit",
-        remedy="group entries by contributor first",
-    )
+def _check_unique(numbers: npt.NDArray[np.int64], total: int) -> None:
+    seen = np.zeros(total, dtype=bool)
+    seen[numbers] = True
+    if np.count_nonzero(seen) < len(numbers):
+        raise _tokens.given_twice()
 
 
 def _is_sha256(text: object) -> bool:
