@@ -7,6 +7,7 @@ Two parts. First, how close the strongest adversary comes to the claim, one row 
 Second, whether the audit fails when the loop is broken on purpose (`breaks.py`), at error 1e-4.
 """
 
+# ruff: noqa: E501 (long lines are sentences of the page)
 from __future__ import annotations
 
 import argparse

@@ -1,5 +1,6 @@
 """docs/utility.md and docs/utility.svg from the measured cells."""
 
+# ruff: noqa: E501 (long lines are sentences of the page)
 from __future__ import annotations
 
 import math
