@@ -1,4 +1,7 @@
-"""The ``confide`` command: exit codes 0 done, 1 the run failed, 2 wrong input, 3 refused by a budget, 4 claim contradicted."""
+"""The ``confide`` command.
+
+Exit codes: 0 done, 1 the run failed, 2 wrong input, 3 refused by a budget, 4 a verification contradicts the claim.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = error.exit_code
     except KeyboardInterrupt:
         print(
-            "\ninterrupted: what was reserved stays counted; the same command with --resume goes on from the last checkpoint",
+            "\ninterrupted: what was reserved stays counted; the same command with --resume goes on from the last "
+            "checkpoint",
             file=sys.stderr,
         )
         code = 1

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from confide.cli.ledger import app as ledger_app
 from confide.cli.plan import plan_command
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def _root(
 
 
 app.command("plan")(plan_command)
+app.add_typer(ledger_app, name="ledger")
 
 
 @app.command("train")

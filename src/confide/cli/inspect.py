@@ -40,14 +40,29 @@ def run_verify(release: Path, *, ledger: str | None, as_json: bool) -> None:
     table.add_column("checked")
     table.add_column("")
     table.add_column("found")
-    for check in report.checks:
-        table.add_row(check.what, "ok" if check.ok else "DIFFERS", check.detail)
+    for what, detail in grouped(report.checks):
+        table.add_row(what, "ok", detail)
     console = Console()
     console.print(table)
     if opened is None:
         console.print(
             "The ledger was not asked: give --ledger URL to check that it holds this release.", highlight=False
         )
+
+
+def grouped(checks: Any) -> list[tuple[str, str]]:
+    """Checks of the same kind over many classes as one line; `--json` has them all."""
+    rows: list[tuple[str, str]] = []
+    counts: dict[str, list[str]] = {}
+    for check in checks:
+        kind = check.what.split(", class")[0]
+        counts.setdefault(kind, []).append(check.detail)
+    for kind, details in counts.items():
+        if len(details) == 1:
+            rows.append((kind, details[0]))
+        else:
+            rows.append((f"{kind}, {len(details)} classes", f"first: {details[0]}; last: {details[-1]}"))
+    return rows
 
 
 def run_report(release: Path, *, output: Path | None) -> None:
