@@ -85,7 +85,7 @@ class Clinic:
             text = text.replace(old, new)
         self.study.write_text(text)
 
-    def run(self, **settings: object):  # noqa: ANN201
+    def run(self, **settings: object):
         """Run the study."""
         from confide.studies import run_study
 

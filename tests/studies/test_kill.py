@@ -86,7 +86,7 @@ def test_killed_anywhere_then_resumed_bit_for_bit(clinic: Clinic, tmp_path_facto
         assert record.release_hash == only_release(clinic).digest
 
 
-def wait_for(condition, process: subprocess.Popen[bytes], seconds: float = 90.0) -> None:  # noqa: ANN001
+def wait_for(condition, process: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
@@ -98,7 +98,7 @@ class Stop(Exception):
     """Raised in the middle of a run, in place of a crash."""
 
 
-def crash_at(step: int):  # noqa: ANN201
+def crash_at(step: int):
     from confide.studies.run import Quiet
 
     class Crashing(Quiet):
