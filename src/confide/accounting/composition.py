@@ -24,6 +24,7 @@ from confide.accounting.engine import (
     both_directions,
     convolve,
     lattice_span,
+    lattice_step,
     lower_edges,
     lower_lattice,
     saddle,
@@ -91,7 +92,7 @@ class Composition:
         read = delta if delta is not None else 1e-14
         return size(self._saddle(remove, read), self.total, delta=delta, epsilon=epsilon)
 
-    def curve(self, remove: bool, upper: bool, *, step: float, tilt: float, read: float, aliasing: float = 1e-7) -> Curve:
+    def curve(self, remove: bool, upper: bool, *, step: float, tilt: float, read: float, aliasing: float = 1e-8) -> Curve:
         """Compose on the lattice `step` at `tilt`; `read` is the rough size of delta to be read."""
         make = upper_lattice if upper else lower_lattice
         cells = self._cells(step, read, upper)
@@ -109,24 +110,29 @@ class Composition:
     def _epsilon(self, remove: bool, delta: float, rtol: float, atol: float, skip_below: float) -> tuple[float, float]:
         at = self.sizing(remove, delta=delta)
         target = max(rtol * max(at.loss, 0.0), atol)
-        # Predicted gap: curvature * step^2 / 8 (engine module docstring).
-        step = self.coarsest(delta, float(np.sqrt(8 * 0.7 * target / at.curvature)))
+        # A direction that is clearly the smaller one needs only to be shown to be so.
+        aim = max(0.8 * target, 0.3 * (skip_below - at.loss))
+        step = self.coarsest(delta, lattice_step(self._saddle(remove, delta), at.tilt, aim))
         low, high = -np.inf, np.inf
-        for _ in range(5):
+        for turn in range(6):
+            # What aliases is taken off the lower bound at the height of the Chernoff bound exp(log_bound): keep it below
+            # a twentieth of what delta changes over the target.
+            height = float(np.exp(min(np.log(delta) - at.log_bound, 0.0)))
+            aliasing = min(max(0.03 * min(at.tilt * target, 1.0) * height * 0.1**turn, 1e-30), 1e-6)
             try:
-                top = self.curve(remove, True, step=step, tilt=at.tilt, read=delta).epsilon(delta)
+                top = self.curve(remove, True, step=step, tilt=at.tilt, read=delta, aliasing=aliasing).epsilon(delta)
             except InputError:
-                if high < np.inf:
-                    break
-                step *= 4
+                step *= 3
                 continue
             high = min(high, top)
             if high <= skip_below:
                 break
             try:
-                low = max(low, self.curve(remove, False, step=step, tilt=at.tilt, read=delta).epsilon(delta))
+                bottom = self.curve(remove, False, step=step, tilt=at.tilt, read=delta, aliasing=aliasing)
+                low = max(low, bottom.epsilon(delta))
             except InputError:
-                break
+                step *= 3
+                continue
             gap = high - max(low, 0.0)
             at = self.sizing(remove, epsilon=high) if np.isfinite(high) and high > 0 else at
             target = max(rtol * max(high, 0.0), atol)
@@ -153,17 +159,20 @@ class Composition:
         at = self.sizing(remove, epsilon=epsilon)
         rough = float(np.exp(min(at.log_delta, 0.0))) * 0.3
         low, high = 0.0, 1.0
-        step = self.coarsest(rough, float(np.sqrt(8 * 0.7 * rtol / (max(at.tilt, 0.3) * at.curvature))))
-        for _ in range(6):
+        gap = 0.8 * rtol / max(at.tilt, 0.3)
+        step = self.coarsest(rough, lattice_step(self._saddle(remove, 1e-14), at.tilt, gap))
+        for turn in range(6):
+            height = float(np.exp(min(at.log_delta - at.log_bound, 0.0)))
+            aliasing = min(max(0.03 * rtol * height * 0.1**turn, 1e-30), 1e-6)
             try:
-                top = self.curve(remove, True, step=step, tilt=at.tilt, read=rough)
+                top = self.curve(remove, True, step=step, tilt=at.tilt, read=rough, aliasing=aliasing)
             except InputError:
                 if high < 1.0:
                     break
                 step *= 4
                 continue
             high = min(high, float(top.delta(np.array([epsilon]))[0]))
-            bottom = self.curve(remove, False, step=step, tilt=at.tilt, read=rough)
+            bottom = self.curve(remove, False, step=step, tilt=at.tilt, read=rough, aliasing=aliasing)
             low = max(low, float(bottom.delta(np.array([epsilon]))[0]))
             gap = high - low
             if gap <= rtol * high or high < 1e-250:
