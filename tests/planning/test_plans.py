@@ -230,9 +230,9 @@ def test_counts_must_agree_with_the_declared_levels() -> None:
 
 def test_a_budget_that_no_plan_can_meet_names_one_that_can_be_met() -> None:
     with pytest.raises(UnreachableError) as caught:
-        plan({1: 50}, epsilon=1e-6, delta=1e-9, noise_multiplier=1.0, steps=10)
+        plan({1: 50}, epsilon=1e-2, delta=1e-9, noise_multiplier=1.0, steps=10)
     message = str(caught.value)
-    assert "no plan meets a budget of 1e-06" in message
+    assert "no plan meets a budget of 0.01" in message
     least = float(message.split("epsilon of about ")[1].split()[0])
     assert plan({1: 50}, epsilon=1.1 * least, delta=1e-9, noise_multiplier=1.0, steps=10).classes
 

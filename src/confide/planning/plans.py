@@ -268,11 +268,12 @@ class Plan:
         costs = Costs(self.noise_multiplier, self.steps, self.delta)
         for c in self.classes:
             used = int(self.policy.used([c.entries])[0])
-            if not (0 <= c.rate <= 1 and 0 < c.clip_norm <= 1 and c.entries_used == used):
+            possible = 0 <= c.rate <= 1 and 0 < c.clip_norm <= 1 and c.entries <= self.max_entries
+            if not (possible and c.entries_used == used):
                 raise VerificationError(
                     "a class does not follow its strategy",
                     where=f"class of {c.entries} entries, budget {c.budget:g}",
-                    expected=f"a rate in 0..1, a clip in (0, 1], {used} entries in use",
+                    expected=f"a rate in 0..1, a clip in (0, 1], {used} of at most {self.max_entries} entries in use",
                     remedy="make the plan anew: do not train with this one",
                 )
         units = self.policy.accounted([c.entries for c in self.classes])
