@@ -11,7 +11,7 @@ The same for every method: logistic regression from zero weights, 100 steps of S
 multiplier at which a contributor with one entry may be drawn in a quarter of the steps. The learning rate is the
 textbook one for noisy gradients of a convex function, R / sqrt(T E|g|^2) with E|g|^2 <= 1 + d (effective noise)^2: a
 function of public numbers only. Its constant R was chosen on a third set (nafld_yearly, 600 people) for all methods
-together, before anything was run on the two sets of the table, and is never tuned again. The score of a held-out
+together, and never tuned on the two sets of the table. The score of a held-out
 contributor is the mean logit of all their entries.
 
 `per-entry` becomes a statement about contributors by classical group privacy: with K the largest number of entries,
