@@ -28,7 +28,7 @@ ADVERSARY = (
 TRUSTED = (
     "the institution that held the data and the machine that ran the study (central model)",
     "the source of random numbers named in the plan",
-    "the declaration of contributor ids and of everything listed under assumed_public",
+    "the declaration of contributor ids and of everything that is listed as assumed public",
 )
 
 NOT_COVERED = (

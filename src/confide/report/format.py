@@ -39,6 +39,8 @@ def scientific(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)) + 1e-12)
+    if round(abs(value) / 10.0**exponent, digits - 1) >= 10:  # 9.99 becomes 10, not 10·10⁰
+        exponent += 1
     mantissa = f"{value / 10.0**exponent:.{digits - 1}f}".rstrip("0").rstrip(".").replace("-", "−")
     power = f"10{str(exponent).translate(_SUPERSCRIPT)}"
     return power if mantissa == "1" else f"{mantissa}·{power}"
@@ -70,8 +72,8 @@ def percent(value: float | None, digits: int = 3, *, up: bool = False) -> str:
     decimals = max(0, digits - 1 - magnitude)
     shown = min(_up(share, decimals), 100.0) if up and value <= 1 else share
     text = f"{shown:.{decimals}f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".") if float(text).is_integer() else text
+    if abs(share - round(share)) < 1e-9:
+        text = f"{round(share)}"
     return text.replace("-", "−") + "%"
 
 
@@ -127,10 +129,11 @@ class Table:
             + "</tr>"
             for row in self.rows
         )
-        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        # The caption stands outside what scrolls: on a phone it would be cut off with the last columns.
+        caption = f'<p class="caption">{escape(self.caption)}</p>' if self.caption else ""
         label = f' aria-label="{escape(self.caption)}"' if self.caption else ""
         return (
-            f'<div class="scroll" tabindex="0" role="region"{label}><table>{caption}<thead><tr>{head}</tr></thead>'
+            f'{caption}<div class="scroll" tabindex="0" role="region"{label}><table><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
         )
 

@@ -121,7 +121,7 @@ def _calibration(models: Sequence[Reliability]) -> str:
         series.append(Series(m.model, [p for p, _ in kept], [o for _, o in kept], "line"))
     first = models[0]
     weights = [_f(w) for w in first.weight]
-    centres = [(i + 0.5) / max(1, len(weights)) for i in range(len(weights))]
+    spread = [(_f(p), w) for p, w in zip(first.predicted, weights, strict=True) if p is not None and p == p]
     return beside(
         [
             plot(
@@ -134,9 +134,9 @@ def _calibration(models: Sequence[Reliability]) -> str:
                 y_range=(0.0, 1.0),
             ),
             plot(
-                [Series(first.model, centres, weights, "bars")],
+                [Series(first.model, [p for p, _ in spread], [w for _, w in spread], "bars")],
                 title="How the predictions are spread",
-                x_label="bin of predicted probability",
+                x_label="mean predicted probability in a bin",
                 y_label="cases in the bin",
                 x_range=(0.0, 1.0),
             ),

@@ -13,7 +13,7 @@ import numpy as np
 
 from confide.accounting import Guarantee
 from confide.release import NOT_RECORDED, PER_ENTRY, PREVIEW, TESTING_ONLY, Certificate, ClassGuarantee, guarantee_of
-from confide.report.format import Column, Table, epsilon, escape, interval, number, percent, plural, scientific
+from confide.report.format import NOTHING, Column, Table, epsilon, escape, interval, number, percent, plural, scientific
 from confide.report.page import Section, beside, bullets, cards, code, facts, page, paragraph
 from confide.report.svg import DotRow, Series, dot_chart, plot
 
@@ -60,13 +60,16 @@ def release_report(certificate: Certificate, study_text: str = "") -> str:
     worst = c.worst
     opening = "".join(_stamp(text) for text in c.stamps)
     opening += paragraph(guarantee_sentence(c), "lead")
+    alike = epsilon(worst.epsilon) == epsilon(c.best.epsilon)
+    whose = "epsilon of every class at most" if alike else f"epsilon at most, with {plural(worst.entries, 'entry')}"
+    exposed = most_exposed(c)
     opening += cards(
         [
-            (epsilon(worst.epsilon), f"epsilon of the least protected class (up to {plural(worst.entries, 'entry')})"),
+            (epsilon(worst.epsilon), whose),
             (scientific(c.delta), "delta, the same for everybody"),
             ("a person" if c.unit == "contributor" else "an entry", "is protected as a whole"),
             (
-                percent(worst.tpr_at_fpr_1pct, up=True),
+                percent(exposed.tpr_at_fpr_1pct, up=True),
                 "of the people in the data are recognised, at best, by an attack that accuses 1% wrongly",
             ),
         ]
@@ -98,9 +101,8 @@ def guarantee_sentence(certificate: Certificate) -> str:
     """Return the guarantee of the whole release in one sentence, stated for the least protected class."""
     c, worst = certificate, certificate.worst
     whom = "Every person" if c.unit == "contributor" else "Every single entry"
-    largest = max(one.entries for one in c.classes)
-    # entries of the worst class may be 1 when guarantees are equalised; the sentence speaks about everybody
-    several = f", however many entries they have up to {largest:,}," if c.unit == "contributor" and largest > 1 else ""
+    used = max(one.entries_used for one in c.classes)
+    whole = f" with all their entries (at most {used:,} of them are used)," if c.unit == "contributor" else ""
     range_ = ""
     if epsilon(c.best.epsilon) != epsilon(worst.epsilon):
         range_ = (
@@ -110,13 +112,19 @@ def guarantee_sentence(certificate: Certificate) -> str:
     if np.isinf(worst.epsilon):
         return f"This release gives no finite guarantee to contributors with {plural(worst.entries, 'entry')}.{range_}"
     return (
-        f"{whom} in these data{several} is protected with epsilon at most {epsilon(worst.epsilon)} at delta "
+        f"{whom} in these data is protected{whole} with epsilon at most {epsilon(worst.epsilon)} at delta "
         f"{scientific(c.delta)} (neighbouring relation: {c.relation}).{range_}"
     )
 
 
-def attacker_sentence(facts: ClassGuarantee) -> str:
-    """Return in one sentence what the best possible membership attack reaches against one class."""
+def most_exposed(certificate: Certificate) -> ClassGuarantee:
+    """Return the class of which the best attack recognises most; the largest epsilon need not be its own."""
+    return max(certificate.classes, key=lambda one: (one.tpr_at_fpr_1pct or 0.0, one.epsilon))
+
+
+def attacker_sentence(certificate: Certificate) -> str:
+    """Return in one sentence what the best possible membership attack reaches against any class."""
+    facts = most_exposed(certificate)
     if facts.tpr_at_fpr_1pct is None or facts.posterior_prior_1pct_fpr_1pct is None:
         return "What an attacker could do at best was not computed for this class."
     return (
@@ -252,11 +260,11 @@ def _class_table(c: Certificate, rows: Sequence[ClassGuarantee]) -> Table:
 
 
 def _attacker(c: Certificate) -> str:
-    worst, best = c.worst, c.best
-    text = paragraph(attacker_sentence(worst), "lead")
-    text += paragraph("This holds for the least protected class. " + c.adversary)
+    exposed, sheltered = most_exposed(c), min(c.classes, key=lambda one: (one.tpr_at_fpr_1pct or 0.0, one.epsilon))
+    text = paragraph(attacker_sentence(c), "lead")
+    text += paragraph("This holds for every class, and against this adversary: " + c.adversary)
     fpr = np.unique(np.concatenate([np.linspace(0.0, 1.0, 101), np.geomspace(1e-4, 0.1, 40)]))
-    chosen = [worst] if worst.parts == best.parts else [worst, best]
+    chosen = [exposed] if exposed.parts == sheltered.parts else [exposed, sheltered]
     curves = []
     for one in chosen:
         label = f"{plural(one.entries, 'entry')}, epsilon {epsilon(one.epsilon)}"
@@ -265,8 +273,8 @@ def _attacker(c: Certificate) -> str:
     charts = [
         plot(
             [*curves, Series("guessing", [0, 1], [0, 1], "guide")],
-            title="Best possible attack: the ROC curve no attack can lie above",
-            note="Certified bound from the accountant, not the result of an attack that was run.",
+            title="Best possible attack (ROC)",
+            note="No attack can lie above these curves: a certified bound, not the result of an attack that was run.",
             x_label="false positive rate (people wrongly accused)",
             y_label="true positive rate (people recognised)",
             x_range=(0.0, 1.0),
@@ -299,7 +307,7 @@ def _plan(c: Certificate) -> str:
     for key, words in _PLAN_WORDS.items():
         if key in c.plan and c.plan[key] is not None:
             rows.append((words, _shown(key, c.plan[key])))
-    known = {*_PLAN_WORDS, "classes"}
+    known = {*_PLAN_WORDS, "classes", "format", "stamp", "entry_counts"}
     rows += [
         (key.replace("_", " "), _value(value))
         for key, value in c.plan.items()
@@ -308,7 +316,25 @@ def _plan(c: Certificate) -> str:
     rows.append(("arithmetic precision", c.precision))
     if c.plan_fingerprint:
         rows.append(("fingerprint of the plan", c.plan_fingerprint))
-    return facts(rows)
+    return facts(rows) + _declared_counts(c)
+
+
+def _declared_counts(c: Certificate) -> str:
+    """Draw the entry counts that were declared public or paid for; there are none otherwise."""
+    counts: dict[int, float] = {}
+    for row in c.plan.get("classes") or []:
+        if row.get("contributors") is not None:
+            counts[int(row["entries"])] = counts.get(int(row["entries"]), 0.0) + float(row["contributors"])
+    if not counts:
+        return ""
+    ks = sorted(counts)
+    return plot(
+        [Series("", [float(k) for k in ks], [counts[k] for k in ks], "bars")],
+        title="Contributors by number of entries, as the plan was told",
+        note="Declared public." if c.plan.get("histogram") == "public" else "Released with noise, and paid for.",
+        x_label="entries of one contributor (k)",
+        y_label="contributors",
+    )
 
 
 _HISTOGRAMS = {
@@ -334,11 +360,14 @@ def _value(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, (int, float)):
-        return number(float(value), 6)
+        return f"{value:.6g}"
     if isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float, str)) for v in value):
-        return ", ".join(_value(v) for v in value)
+        return ", ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in value)
+    if isinstance(value, dict):
+        shown = [f"{key} {_value(inner)}" for key, inner in value.items() if inner not in ({}, [], None)]
+        return ", ".join(shown) or NOTHING
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
@@ -367,8 +396,6 @@ def _worth(c: Certificate) -> str:
         title="Paid metrics with their intervals",
         x_label="value (0 to 1)",
         x_range=(0.0, 1.0),
-        guide=0.5,
-        guide_label="AUROC of guessing",
     )
     return chart + table.html() + notes
 
@@ -411,12 +438,13 @@ def _limits(c: Certificate) -> str:
 
 def _verify(c: Certificate) -> str:
     commands = (
-        "pip install 'confide[verify]'\n"
-        "confide verify FOLDER     # recomputes every epsilon, checks every hash; exit code 4 on any difference\n"
-        "confide risk FOLDER       # what an attacker could do at best, in more detail"
+        "pip install 'confide[verify]'\n\n"
+        "# recomputes every epsilon and checks every hash; exit code 4 on any difference\n"
+        "confide verify FOLDER\n"
     )
     if c.ledger is not None:
-        commands += "\nconfide verify FOLDER --ledger URL     # also asks the ledger, where you may read it"
+        commands += "\n# also asks the ledger, where you may read it\nconfide verify FOLDER --ledger URL\n"
+    commands += "\n# what an attacker could do at best, in more detail\nconfide risk FOLDER"
     entry = [("ledger", c.ledger.ledger), ("entry in the ledger", c.ledger.reservation)] if c.ledger else []
     return (
         paragraph("FOLDER is the folder that holds this page.")

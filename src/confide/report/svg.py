@@ -23,7 +23,7 @@ from confide.report.format import escape, number, scientific
 COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#A8508A", "#000000", "#8A6100")
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "12 4", "4 2 1 2 1 2")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "ring")
-GREY = "#595959"
+GREY = "#404040"
 
 _WIDTH, _HEIGHT = 440.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 30.0, 44.0
@@ -95,9 +95,11 @@ def plot(
     x0, x1 = x_range or _extent([v for s in series for v in s.x], x_log, bars=False)
     tall = [v for s in series for v in (*s.y, *(s.low or ()), *(s.high or ()))]
     y0, y1 = y_range or _extent(tall, y_log, bars=any(s.kind == "bars" for s in series))
-    if any(s.kind == "bars" for s in series) and x_range is None:
-        half = 0.5 * _spacing([v for s in series if s.kind == "bars" for v in s.x])
-        x0, x1 = x0 - half, x1 + half
+    barred = [v for s in series if s.kind == "bars" for v in s.x]
+    if barred and x_range is None:
+        half = 0.6 * _spacing(barred)
+        reach = [v for s in series for v in s.x]
+        x0, x1 = min(reach) - half, max(reach) + half
     across = _scale(x0, x1, _LEFT, _WIDTH - _RIGHT, x_log)
     up = _scale(y0, y1, _HEIGHT - _BOTTOM, _TOP, y_log)
     axes = _axes(x0, x1, y0, y1, across, up, x_log, y_log, x_label, y_label)
@@ -155,8 +157,8 @@ def dot_chart(
         said = f"{number(row.value)}" if row.value is not None else "no value"
         if row.low is not None and row.high is not None:
             said += f" ({number(row.low)} to {number(row.high)})"
-        parts.append(f'<text x="{left}" y="{y - 9:.1f}" class="rowlabel">{escape(row.label)}</text>')
-        parts.append(f'<text x="{right}" y="{y - 9:.1f}" text-anchor="end">{escape(said)}</text>')
+        parts.append(f'<text x="{left}" y="{y - 9:.1f}" class="rowlabel halo">{_short(row.label, 26)}</text>')
+        parts.append(f'<text x="{right}" y="{y - 9:.1f}" text-anchor="end" class="halo">{escape(said)}</text>')
         parts.append(f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
         if row.low is not None and row.high is not None and math.isfinite(row.low) and math.isfinite(row.high):
             a, b = _clamp(across(row.low), left, right), _clamp(across(row.high), left, right)
@@ -210,8 +212,10 @@ def _draw(s: Series, style: int, across: Scale, up: Scale, x_log: bool, y_log: b
     if s.kind in ("line", "step", "guide"):
         dash = "5 4" if style < 0 else DASHES[style % len(DASHES)]
         path = _path(points, stepped=s.kind == "step")
+        if style < 0:  # a guide must be seen on white and on bars
+            parts.append(f'<path d="{path}" fill="none" stroke="#fff" stroke-width="3.4" opacity=".75"/>')
         parts.append(
-            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{1.3 if style < 0 else 2.2}" '
+            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{1.5 if style < 0 else 2.2}" '
             f'stroke-linejoin="round"{f" stroke-dasharray={chr(34)}{dash}{chr(34)}" if dash else ""}/>'
         )
     # A line of few points shows them; a dense one would become a caterpillar.
@@ -283,7 +287,7 @@ def _axes(
         parts.append(f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
         parts.append(f'<text x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>')
     parts.append(f'<line x1="{_LEFT}" x2="{_LEFT}" y1="{_TOP}" y2="{bottom}" class="axis"/>')
-    parts.append(f'<text x="2" y="14" class="axislabel">{escape(y_label)}</text>')
+    parts.append(f'<text x="2" y="14" class="axislabel">{_short(y_label, 52)}</text>')
     return "".join(parts)
 
 
@@ -308,7 +312,7 @@ def _x_axis(
     parts.append(f'<line x1="{left}" x2="{right}" y1="{bottom:.1f}" y2="{bottom:.1f}" class="axis"/>')
     middle = (left + right) / 2
     parts.append(
-        f'<text x="{middle:.1f}" y="{height - 8:.1f}" text-anchor="middle" class="axislabel">{escape(label)}</text>'
+        f'<text x="{middle:.1f}" y="{height - 8:.1f}" text-anchor="middle" class="axislabel">{_short(label, 52)}</text>'
     )
     return "".join(parts)
 
@@ -354,6 +358,13 @@ def _figure(inner: str, width: float, height: float, title: str, note: str, lege
     )
 
 
+def _short(text: str, most: int) -> str:
+    """Return escaped text that fits a picture; the whole of it when pointed at."""
+    if len(text) <= most:
+        return escape(text)
+    return f"{escape(text[: most - 1].rstrip())}…<title>{escape(text)}</title>"
+
+
 def _drawable(value: float, log: bool) -> bool:
     return math.isfinite(value) and (value > 0 or not log)
 
@@ -393,17 +404,23 @@ def _ticks(low: float, high: float, log: bool, wanted: int = 5) -> list[tuple[fl
         first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
         stride = max(1, math.ceil((last - first + 1) / 6))
         return [
-            (10.0**e, scientific(10.0**e) if not -2 <= e <= 3 else number(10.0**e))
+            (10.0**e, scientific(10.0**e) if not -2 <= e <= 3 else f"{10.0**e:,g}")
             for e in range(first, last + 1, stride)
         ]
     raw = (high - low) / wanted
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(m * size for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * size >= raw * 0.999)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9) + (1 if abs(step / size - 2.5) < 1e-9 else 0))
+    wide = decimals > 4 or max(abs(low), abs(high)) >= 1e5  # would not fit beside the axis
+
+    def words(value: float) -> str:
+        if not value:
+            return "0"
+        return scientific(value, 2) if wide else f"{value:,.{decimals}f}".replace("-", "−")
+
     ticks: list[tuple[float, str]] = []
     k = math.ceil(low / step - 1e-9)
     while k * step <= high + 1e-9 * step:
-        value = k * step
-        ticks.append((value, f"{value:,.{decimals}f}".replace("-", "−") if value else "0"))
+        ticks.append((k * step, words(k * step)))
         k += 1
     return ticks
