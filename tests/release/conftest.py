@@ -30,7 +30,7 @@ def small_plan() -> Plan:
 
 @pytest.fixture(scope="session")
 def certificate(small_plan: Plan) -> Certificate:
-    histogram = Gaussian(noise_multiplier=20.0)
+    histogram = Gaussian(noise_multiplier=5.0)
     score_table = Gaussian(noise_multiplier=8.0)
     return certify(
         small_plan,

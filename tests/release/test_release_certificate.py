@@ -39,14 +39,15 @@ def changed(certificate: Certificate, **update: object) -> dict[str, object]:
 
 def test_every_figure_is_the_accountants_and_on_the_safe_side(certificate, small_plan):
     for row, c in zip(certificate.classes, small_plan.classes, strict=True):
-        own = compose([small_plan.guarantee(c), Gaussian(noise_multiplier=20.0).guarantee()])
-        assert row.epsilon == pytest.approx(own.epsilon(1e-5), rel=1e-9)
+        own = compose([small_plan.guarantee(c), Gaussian(noise_multiplier=5.0).guarantee()])
+        # an accountant that has seen other questions before may answer from another grid within its interval
+        assert row.epsilon == pytest.approx(own.epsilon(1e-5), rel=2e-3)
         assert row.epsilon_lower <= row.epsilon
-        assert row.membership_advantage == pytest.approx(own.advantage(), rel=1e-6)
-        assert row.tpr_at_fpr_1pct == pytest.approx(1 - float(own.tradeoff(0.01)), rel=1e-6)
-        assert row.posterior_prior_1pct_fpr_1pct == pytest.approx(own.posterior(prior=0.01, fpr=0.01), rel=1e-6)
+        assert row.membership_advantage == pytest.approx(own.advantage(), rel=2e-3)
+        assert row.tpr_at_fpr_1pct == pytest.approx(1 - float(own.tradeoff(0.01)), rel=2e-3)
+        assert row.posterior_prior_1pct_fpr_1pct == pytest.approx(own.posterior(prior=0.01, fpr=0.01), rel=2e-3)
         assert (row.entries, row.rate, row.clip_norm) == (c.entries, c.rate, c.clip_norm)
-        assert guarantee_of(row).epsilon(1e-5) == pytest.approx(row.epsilon, rel=1e-9)
+        assert guarantee_of(row).epsilon(1e-5) == pytest.approx(row.epsilon, rel=2e-3)
 
 
 def test_a_charge_raises_the_price_of_every_class(certificate, small_plan):

@@ -124,7 +124,7 @@ def test_the_sentence_is_about_the_worst_class(certificate):
     worst = max(c.epsilon for c in certificate.classes)
     sentence = guarantee_sentence(certificate)
     assert f"epsilon at most {epsilon(worst)}" in sentence
-    assert "at most 5 of them are used" in sentence
+    assert "at most 5 of them used" in sentence
     assert epsilon(certificate.best.epsilon) in sentence
 
 

@@ -102,7 +102,7 @@ def guarantee_sentence(certificate: Certificate) -> str:
     c, worst = certificate, certificate.worst
     whom = "Every person" if c.unit == "contributor" else "Every single entry"
     used = max(one.entries_used for one in c.classes)
-    whole = f" with all their entries (at most {used:,} of them are used)," if c.unit == "contributor" else ""
+    whole = f" with all their entries (at most {used:,} of them used)" if c.unit == "contributor" else ""
     range_ = ""
     if epsilon(c.best.epsilon) != epsilon(worst.epsilon):
         range_ = (
