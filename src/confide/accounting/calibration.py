@@ -59,21 +59,23 @@ def _largest(cost: Callable[[float], float], budget: float, start: float, ceilin
         value = cost(x)
         if value <= budget:
             good, good_cost = x, value
-            if x >= ceiling or value >= 0.998 * budget:
+            if x >= ceiling or value >= 0.996 * budget:
                 break
         else:
             bad, bad_cost = x, value
         if bad == math.inf:
-            x = min(ceiling, x * (1.3 if good_cost > 0.5 * budget else 3.0))
+            # close by, epsilon is nearly proportional to x; aim at the middle of what is accepted
+            close = 0.998 * budget / good_cost if good_cost > 0.8 * budget else 1.3
+            x = min(ceiling, x * (close if good_cost > 0.5 * budget else 3.0))
         elif good == 0.0:
             # close by, epsilon is nearly proportional to x
-            aim = 0.9985 if bad_cost < 1.05 * budget else 0.97
+            aim = 0.998 if bad_cost < 1.05 * budget else 0.97
             x = x * max(0.2, aim * budget / bad_cost) if math.isfinite(bad_cost) else x / 4
         else:
             # Regula falsi in logs, aimed slightly under the budget, kept inside the bracket.
             share = 0.5
             if math.isfinite(bad_cost) and good_cost > 0:
-                aim = math.log(0.999 * budget / good_cost) / math.log(bad_cost / good_cost)
+                aim = math.log(0.9985 * budget / good_cost) / math.log(bad_cost / good_cost)
                 share = min(max(aim, 0.05), 0.95)
             x = good * (bad / good) ** share
         if good > 0 and bad / good < 1 + 1e-9:

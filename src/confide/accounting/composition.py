@@ -143,6 +143,38 @@ class Composition:
                 break
         return low, high
 
+    def epsilon_upper(self, delta: float, *, rtol: float = 8e-4) -> float:
+        """Return an upper bound on epsilon, about `rtol` above it: one composition a direction, no lower bound."""
+        if not self.parts:
+            return 0.0
+        sizes = {remove: self.sizing(remove, delta=delta) for remove in (True, False)}
+        best, used = 0.0, 0.0
+        for remove in sorted(sizes, key=lambda r: -sizes[r].loss):
+            at = sizes[remove]
+            aim = max(1.5 * rtol * at.loss, 1e-6, 0.3 * (best - at.loss))
+            step = self.coarsest(delta, lattice_step(self._saddle(remove, delta), at.tilt, aim))
+            # The cells of the first direction serve the second one too.
+            step = used if 0 < used <= 1.1 * step else step
+            high, turn = np.inf, 0
+            while turn < 8:
+                turn += 1
+                height = float(np.exp(min(np.log(delta) - at.log_bound, 0.0)))
+                aliasing = min(max(0.1 * rtol * min(at.tilt * at.loss, 1.0) * height, 1e-30), 1e-5)
+                try:
+                    curve = self.curve(remove, True, step=step, tilt=at.tilt, read=delta, aliasing=aliasing)
+                except InputError:
+                    step *= 2
+                    continue
+                used = used or step
+                high = min(high, curve.epsilon(delta))
+                if turn > 2 or high <= best or not np.isfinite(high) or abs(high - at.loss) < 0.2 * high:
+                    break
+                # The estimate was off (rare events): read again at the tilt that belongs to what was found.
+                at = self.sizing(remove, epsilon=high)
+                step = self.coarsest(delta, lattice_step(self._saddle(remove, delta), at.tilt, 1.5 * rtol * high))
+            best = max(best, high)
+        return best
+
     def epsilon_bounds(self, delta: float, *, rtol: float = 1e-3, atol: float = 1e-5) -> tuple[float, float]:
         """Return (low, high) around the smallest epsilon >= 0 at `delta`, both directions considered."""
         if not self.parts:

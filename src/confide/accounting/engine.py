@@ -344,8 +344,9 @@ class Curve:
         """Bound epsilon at `delta`; infinite where the mass at infinite loss is too large."""
         # delta() is decreasing in epsilon between and at lattice points: bracket on the lattice, then bisect the cell.
         at = self.losses + self.shift
-        values = self.delta(at)
+        values = np.maximum(self.tail - self.damped, 0.0)
         if self.upper:
+            values = values * (1 + 1e-12) + self.infinite + 1e-15 * self.tail
             good = values <= delta
             if not good[-1]:
                 return float("inf")
@@ -355,6 +356,7 @@ class Curve:
                 return float(at[0])
             low, high = float(at[j - 1]), float(at[j])
         else:
+            values = np.maximum(values * (1 - 1e-12) - 1e-15 * self.tail - self.slackness, 0.0) + self.infinite
             over = np.flatnonzero(values > delta)
             if not over.size:
                 return float("-inf")
