@@ -1,4 +1,4 @@
-"""The clipped sum: equal to the oracle for any architecture, units, weights and chunks; never above the clip; NaN-proof."""
+"""The clipped sum: equal to the oracle for any net, units, weights and chunks; never above the clip; NaN-proof."""
 
 from __future__ import annotations
 

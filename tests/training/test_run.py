@@ -232,15 +232,20 @@ def test_mistakes_in_an_own_loop_are_told():
     with pytest.raises(InputError, match="no losses were given back"):
         for _ in run:
             pass
-    model, run = fresh()
-    with pytest.raises(InputError, match=r"optimizer\.step\(\) was called"):
+
+    def stepping(run, model):
         for batch in run:
             run.step(loss(model(batch.inputs), batch.targets))
             run.optimizer.step()
-    model, run = fresh()
-    with pytest.raises(InputError, match='reduction="none"'):
+
+    def averaging(run, model):
         for batch in run:
             run.step(loss(model(batch.inputs), batch.targets).mean())
+
+    for body, words in ((stepping, r"optimizer\.step\(\) was called"), (averaging, 'reduction="none"')):
+        model, run = fresh()
+        with pytest.raises(InputError, match=words):
+            body(run, model)
     model, run = fresh()
     with pytest.raises(InputError, match="no batch"):
         run.step(torch.zeros(1))

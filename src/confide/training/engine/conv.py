@@ -6,7 +6,7 @@ gradients of all units: channels (units x channels), groups (units x groups), ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from confide.training.engine.tape import Call, Rows
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_WEIGHT = {1: native.conv1d_weight, 2: native.conv2d_weight, 3: native.conv3d_weight}
+_WEIGHT: dict[int, Callable[..., Tensor]] = {1: native.conv1d_weight, 2: native.conv2d_weight, 3: native.conv3d_weight}
 
 
 def _side_by_side(value: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def _weight_gradient(
     """Weight gradient of a convolution for each unit; inputs and grads as (units, records, channels, ...)."""
     units, dims = len(inputs), len(shape) - 2
     size = (units * shape[0], *shape[1:])
-    out: Tensor = _WEIGHT[dims](
+    out = _WEIGHT[dims](
         _side_by_side(inputs),
         size,
         _side_by_side(grads.to(inputs.dtype)),
