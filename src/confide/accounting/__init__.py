@@ -10,9 +10,36 @@ True
 from confide.accounting.calibration import calibrate_clips, calibrate_noise, calibrate_rates, calibrate_steps, epsilons
 from confide.accounting.guarantee import Guarantee, compose
 from confide.accounting.mechanisms import Gaussian, Laplace, Mechanism, SampledGaussian, mechanism_from_dict
-from confide.accounting.renyi import RDP_ORDERS, rdp_epsilon
+from confide.accounting.more_mechanisms import (
+    CappedSampledGaussian,
+    ComplexGaussian,
+    ContributorSampledGaussian,
+    DiscreteGaussian,
+    Exponential,
+    GaussianBudget,
+    LocalGaussian,
+    RandomisedResponse,
+    ReclippedSampledGaussian,
+    ReplaceSampledGaussian,
+    UnequalSampledGaussian,
+    ZCDPBudget,
+)
+from confide.accounting.renyi import RDP_ORDERS, rdp_delta, rdp_epsilon
 
 __all__ = [
+    "CappedSampledGaussian",
+    "ComplexGaussian",
+    "ContributorSampledGaussian",
+    "DiscreteGaussian",
+    "Exponential",
+    "GaussianBudget",
+    "LocalGaussian",
+    "RandomisedResponse",
+    "ReclippedSampledGaussian",
+    "ReplaceSampledGaussian",
+    "UnequalSampledGaussian",
+    "ZCDPBudget",
+    "rdp_delta",
     "RDP_ORDERS",
     "Gaussian",
     "Guarantee",

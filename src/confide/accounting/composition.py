@@ -143,6 +143,11 @@ class Composition:
                 break
         return low, high
 
+    @property
+    def _pure(self) -> float:
+        """Epsilon that holds with delta 0, where every loss is bounded."""
+        return sum(steps * pair.bound for pair, steps in self.parts)
+
     def epsilon_upper(self, delta: float, *, rtol: float = 8e-4) -> float:
         """Return an upper bound on epsilon, about `rtol` above it: one composition a direction, no lower bound."""
         if not self.parts:
@@ -173,7 +178,7 @@ class Composition:
                 at = self.sizing(remove, epsilon=high)
                 step = self.coarsest(delta, lattice_step(self._saddle(remove, delta), at.tilt, 1.5 * rtol * high))
             best = max(best, high)
-        return best
+        return min(best, self._pure)
 
     def epsilon_bounds(self, delta: float, *, rtol: float = 1e-3, atol: float = 1e-5) -> tuple[float, float]:
         """Return (low, high) around the smallest epsilon >= 0 at `delta`, both directions considered."""
@@ -182,7 +187,8 @@ class Composition:
         order = sorted((True, False), key=lambda remove: -self.sizing(remove, delta=delta).loss)
         low, high = self._epsilon(order[0], delta, rtol, atol, 0.0)
         other_low, other_high = self._epsilon(order[1], delta, rtol, atol, max(low, 0.0))
-        return max(low, other_low, 0.0), max(high, other_high, 0.0)
+        high = min(max(high, other_high, 0.0), self._pure)
+        return min(max(low, other_low, 0.0), high), high
 
     def delta_bounds(self, epsilon: float, remove: bool, *, rtol: float = 1e-3) -> tuple[float, float]:
         """Return (low, high) around delta at `epsilon` >= 0 in one direction."""

@@ -24,7 +24,7 @@ from confide.accounting import gaussian
 from confide.accounting.composition import Composition
 from confide.accounting.mechanisms import Mechanism, _count, mechanism_from_dict
 from confide.accounting.pairs import Floats, MixturePair, Pair
-from confide.accounting.renyi import RDP_ORDERS
+from confide.accounting.renyi import RDP_ORDERS, rdp_delta, rdp_epsilon
 from confide.errors import InputError
 
 
@@ -83,10 +83,14 @@ class Guarantee:
         total = 0.0
         for mechanism, steps in self.parts:
             mu = mechanism.mu
-            if mu is None:
+            if mu is None or mechanism.renyi_only:
                 return None
             total += steps * mu * mu
         return math.sqrt(total)
+
+    @property
+    def _renyi_only(self) -> bool:
+        return any(mechanism.renyi_only for mechanism, _ in self.parts)
 
     @cached_property
     def _composition(self) -> Composition:
@@ -117,6 +121,8 @@ class Guarantee:
         _probabilities("delta", delta, open_ends=True)
         if self.mu is not None:
             return gaussian.epsilon(self.mu, float(delta)) * (1 + 1e-9)
+        if self._renyi_only:
+            return rdp_epsilon(self.rdp(), float(delta))
         return self._composition.epsilon_upper(float(delta))
 
     def epsilon_interval(self, delta: float, *, rtol: float = 1e-3) -> tuple[float, float]:
@@ -125,6 +131,8 @@ class Guarantee:
         if self.mu is not None:
             value = gaussian.epsilon(self.mu, float(delta))
             return value * (1 - 1e-9), value * (1 + 1e-9)
+        if self._renyi_only:
+            return 0.0, rdp_epsilon(self.rdp(), float(delta))
         return self._composition.epsilon_bounds(float(delta), rtol=rtol)
 
     def delta(self, epsilon: float) -> float:
@@ -144,6 +152,8 @@ class Guarantee:
         if self.mu is not None:
             value = float(gaussian.delta(self.mu, np.asarray(float(epsilon))))
             return value * (1 - 1e-9), min(value * (1 + 1e-9), 1.0)
+        if self._renyi_only:
+            return 0.0, rdp_delta(self.rdp(), float(epsilon))
         remove = self._composition.delta_bounds(float(epsilon), True, rtol=rtol)
         add = self._composition.delta_bounds(float(epsilon), False, rtol=rtol)
         return max(remove[0], add[0]), max(remove[1], add[1])
@@ -174,6 +184,13 @@ class Guarantee:
                 value = special.ndtr(special.ndtri(prior) + self.mu)
             return np.asarray(np.where(prior <= 0, 0.0, np.minimum(value * (1 + 1e-9), 1.0)))
         flat = prior.ravel()
+        if self._renyi_only:
+            # (order, R)-Renyi DP: gamma <= (prior exp(R))^((order - 1) / order) (Balle et al. 2022).
+            curve = self.rdp()
+            with np.errstate(divide="ignore", over="ignore"):
+                powers = (np.log(flat)[:, None] + curve) * (1 - 1 / RDP_ORDERS)
+            value = np.exp(np.minimum(np.min(powers, axis=1), 0.0))
+            return np.asarray(np.maximum(value, flat).reshape(prior.shape))
         return np.asarray(np.maximum(self._composition.success_bound(flat), flat).reshape(prior.shape))
 
     def posterior(self, prior: float, fpr: float) -> float:

@@ -13,7 +13,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -70,6 +69,8 @@ class Mechanism(ABC):
 
     kind: ClassVar[str]
     assumed_public: ClassVar[tuple[str, ...]] = ()
+    #: True where no pair dominates and only the Renyi curve is known.
+    renyi_only: ClassVar[bool] = False
     relation: str
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -78,6 +78,10 @@ class Pair(Protocol):
     def origin(self) -> float:
         """A loss at which a cell edge should lie, such as the smallest loss there is."""
 
+    @property
+    def bound(self) -> float:
+        """Largest absolute loss: the pure epsilon of one step, infinite if there is none."""
+
 
 class _Whole:
     """Pairs that are cheap as they are and have no preferred edge."""
@@ -90,6 +94,11 @@ class _Whole:
     def origin(self) -> float:
         """Zero: no edge is better than another."""
         return 0.0
+
+    @property
+    def bound(self) -> float:
+        """No bound on the loss."""
+        return float("inf")
 
 
 def gaussian_mass(low: Floats, high: Floats) -> Floats:
@@ -146,6 +155,11 @@ class MixturePair:
         """The smallest loss there is, reached as the output goes to minus infinity; zero if there is none."""
         zero = float(self.probabilities[self.sensitivities == 0].sum())
         return float(np.log(zero)) if zero > 0 else 0.0
+
+    @property
+    def bound(self) -> float:
+        """Gaussian losses have no bound."""
+        return float("inf")
 
     def _reach(self, tail: float) -> tuple[float, float]:
         """Outputs (in units of sigma) that Q is below, and P above, with probability at most `tail`."""
@@ -281,7 +295,15 @@ class AtomPair(_Whole):
         """Return the atoms of finite loss."""
         loss, p, q = self._sorted
         finite = np.isfinite(loss)
-        return Nodes(loss[finite], np.log(p[finite]), np.log(q[finite]))
+        alive = finite & (p > 1e-290) & (q > 1e-290)
+        if not alive.any():
+            return Nodes(np.zeros(1), np.zeros(1), np.zeros(1))
+        return Nodes(loss[alive], np.log(p[alive]), np.log(q[alive]))
+
+    @property
+    def bound(self) -> float:
+        """Largest absolute loss: a pure epsilon; infinite if some output is impossible for one of the two."""
+        return float(np.abs(self._sorted[0]).max()) * (1 + 1e-12)
 
 
 @dataclass(frozen=True)
@@ -289,6 +311,11 @@ class LaplacePair(_Whole):
     """P = Laplace(s, b) against Q = Laplace(0, b), with ratio s / b = `loss_bound`: a pure guarantee of that epsilon."""
 
     loss_bound: float
+
+    @property
+    def bound(self) -> float:
+        """The ratio of shift to scale."""
+        return self.loss_bound * (1 + 1e-15)
 
     def cells(self, edges: Floats) -> Cells:
         """Return the masses of P and Q between increasing privacy losses `edges`."""
@@ -321,3 +348,73 @@ class LaplacePair(_Whole):
             log_p, log_q = np.log(cells.p), np.log(cells.q)
         loss = np.concatenate([[-self.loss_bound], (edges[1:-2] + edges[2:-1]) / 2, [self.loss_bound]])
         return Nodes(loss, log_p, log_q)
+
+
+@dataclass(frozen=True)
+class DoubleMixturePair(_Whole):
+    """P = sum_j v_j N(b_j, 1) against Q = sum_i w_i N(-a_i, 1): something removed and something inserted at once.
+
+    Both ratios of the mixtures to N(0, 1) are monotone in opposite senses, so the loss increases with the output.
+    Shifts are in units of the noise.
+    """
+
+    right: Floats
+    right_weights: Floats
+    left: Floats
+    left_weights: Floats
+
+    def loss(self, x: Floats) -> tuple[Floats, Floats]:
+        """Return the loss at outputs `x` [n] and its derivative [n]."""
+        up, up_slope = MixturePair(1.0, self.right, self.right_weights).loss(x)
+        down, down_slope = MixturePair(1.0, self.left, self.left_weights).loss(-x)
+        return up - down, up_slope + down_slope
+
+    def _reach(self, tail: float) -> tuple[float, float]:
+        low = MixturePair(1.0, self.left, self.left_weights)._reach(tail)[1]
+        high = MixturePair(1.0, self.right, self.right_weights)._reach(tail)[1]
+        return -low, high
+
+    def span(self, tail: float) -> tuple[float, float]:
+        """Return losses (low, high) with Q(loss < low) <= tail and P(loss > high) <= tail."""
+        loss, _ = self.loss(np.array(self._reach(tail)))
+        return float(loss[0]), float(loss[1])
+
+    def _log_densities(self, x: Floats) -> tuple[Floats, Floats]:
+        base = -0.5 * x * x - 0.5 * np.log(2 * np.pi)
+        up, _ = MixturePair(1.0, self.right, self.right_weights).loss(x)
+        down, _ = MixturePair(1.0, self.left, self.left_weights).loss(-x)
+        return base + up, base + down
+
+    def nodes(self, tail: float) -> Nodes:
+        """Return a coarse quadrature of the pair, exact enough to choose grids with."""
+        low, high = self._reach(tail)
+        x = np.linspace(low, high, int(min(4000, max(257, (high - low) * 24))))
+        log_p, log_q = self._log_densities(x)
+        width = np.log(x[1] - x[0])
+        return Nodes(log_p - log_q, log_p + width, log_q + width)
+
+    def cells(self, edges: Floats) -> Cells:
+        """Return the masses of P and Q between increasing privacy losses `edges`."""
+        low = np.full(edges.shape, -60.0 - float(self.left.max() + self.right.max()))
+        high = -low
+        # The loss increases strictly: bisect all edges at once, then take the residual as slack.
+        for _ in range(64):
+            middle = (low + high) / 2
+            under = self.loss(middle)[0] < edges
+            low, high = np.where(under, middle, low), np.where(under, high, middle)
+        x = (low + high) / 2
+        found, slope = self.loss(x)
+        reached = (x > low.min() + 1e-6) & (x < high.max() - 1e-6)
+        miss = float(np.max(np.abs(found - edges)[reached], initial=0.0))
+        x = np.maximum.accumulate(np.where(edges < found - miss - 1e-9, -np.inf, np.where(edges > found + miss + 1e-9, np.inf, x)))
+        lower, upper = np.concatenate([[-np.inf], x]), np.concatenate([x, [np.inf]])
+        p, q = np.zeros(len(lower)), np.zeros(len(lower))
+        for s, w in zip(self.right, self.right_weights, strict=True):
+            p += w * gaussian_mass(lower - s, upper - s)
+        for s, w in zip(self.left, self.left_weights, strict=True):
+            q += w * gaussian_mass(lower + s, upper + s)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            width = np.where(np.isfinite(lower) & np.isfinite(upper), upper - lower, 1.0)
+            error = 4 * _UNIT * (1 + 1 / np.minimum(width, 1.0)) + 2e-13
+        error[width <= 0] = 0.0
+        return Cells(p, q, error, miss + 8 * _UNIT * float(np.max(np.abs(edges), initial=1.0)))

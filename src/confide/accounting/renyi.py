@@ -76,3 +76,25 @@ def rdp_epsilon(rdp: Floats, delta: float, orders: Floats = RDP_ORDERS) -> float
     value = np.asarray(rdp) + np.log1p(-1 / a) - (np.log(delta) + np.log(a)) / (a - 1)
     value = value[np.isfinite(value)]
     return max(float(value.min()), 0.0) if value.size else float("inf")
+
+
+def atoms_rdp(log_p: Floats, log_q: Floats, orders: Floats = RDP_ORDERS) -> Floats:
+    """Return Renyi divergences [orders] of finitely many outputs, the larger direction; infinite where Q misses one."""
+    a = np.asarray(orders, float)[:, None]
+    out = np.zeros(a.shape[0])
+    for first, second in ((log_p, log_q), (log_q, log_p)):
+        alive = first > -np.inf
+        if np.any(second[alive] == -np.inf):
+            return np.full(a.shape[0], np.inf)
+        value = special.logsumexp(a * first[alive] + (1 - a) * second[alive], axis=1) / (a[:, 0] - 1)
+        out = np.maximum(out, value)
+    return np.asarray(out * (1 + 1e-12) + 1e-15)
+
+
+def rdp_delta(rdp: Floats, epsilon: float, orders: Floats = RDP_ORDERS) -> float:
+    """Return delta(epsilon) of a Renyi curve, by the same bound as `rdp_epsilon`."""
+    a = np.asarray(orders, float)
+    with np.errstate(over="ignore"):
+        value = (a - 1) * (np.asarray(rdp) - epsilon + np.log1p(-1 / a)) - np.log(a)
+    value = value[np.isfinite(value)]
+    return float(np.exp(min(value.min(), 0.0))) if value.size else 1.0
