@@ -18,6 +18,8 @@ def _policy(strategy: str, **changes: object) -> Policy:
     return Policy(strategy, **{**constants, **changes})  # type: ignore[arg-type]
 
 
+# calibration stops within 0.2 % of a budget: budgets closer than that may get rates in either order
+budgets = st.integers(6, 120).map(lambda twentieths: twentieths / 20)
 own = st.tuples(st.integers(1, 24), st.floats(0.3, 6.0))
 
 
@@ -41,7 +43,7 @@ def test_a_guarantee_is_always_within_the_budget(strategy: str, me: tuple[int, f
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.sampled_from(ALL), st.integers(1, 23), st.integers(1, 23), st.floats(0.3, 6.0), st.floats(0.3, 6.0))
+@given(st.sampled_from(ALL), st.integers(1, 23), st.integers(1, 23), budgets, budgets)
 def test_more_entries_never_raise_a_rate_and_more_budget_never_lowers_it(
     strategy: str, k: int, other_k: int, budget: float, other_budget: float
 ) -> None:

@@ -219,11 +219,12 @@ def _tied(rows: list[Row], recommended: str) -> list[Row]:
 def _legend(comparison: Comparison, console: Console) -> None:
     estimand = comparison.rows[0].estimand
     k = estimand.entries[-1]
+    ratio = k / estimand.reference_entries
     lines = [
         "entries used: share with a chance to be drawn. over-protected: people who spend under 99 % of their budget. "
         "gradients: expected entries, the work of a step. effective noise: noise / expected sum of weight x clip.",
-        f"weight: in the expected update, of a person with {k} entries and of one of their entries, where a person "
-        f"with {estimand.reference_entries} has 1; (1, {1 / k:.2g}) counts people alike, ({k}, 1) entries.",
+        f"weight: in the expected update, of a person with {k} entries and of one of their entries, relative to a person "
+        f"with {estimand.reference_entries}; (1, {1 / ratio:.2g}) counts people alike, ({ratio:.3g}, 1) entries.",
     ]
     if any(not row.within_budget for row in comparison.rows):
         lines.append("! true epsilon above the budget: never recommended.")

@@ -36,8 +36,9 @@ __all__ = ["FORMAT", "Plan", "PlanClass"]
 
 FORMAT = 1
 RELATIONS = ("add/remove", "zero-out")
-# two evaluations of the same safe-end epsilon differ by rounding only; a changed rate moves it far more
-_SAME = 1e-6
+_SAME = 1e-9
+# a certified epsilon lies up to about 0.1 % above the true one; a check that fails is repeated at this width
+_FINE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -280,7 +281,7 @@ class Plan:
         spent = costs.spent(units.tolist(), [c.rate for c in self.classes], [c.clip_norm for c in self.classes])
         for c, epsilon in zip(self.classes, spent.tolist(), strict=True):
             where = f"class of {c.entries} entries, budget {c.budget:g}"
-            if not epsilon <= c.epsilon * (1 + _SAME):
+            if not epsilon <= c.epsilon * (1 + _SAME) and not self._spends_at_most(c, c.epsilon):
                 raise VerificationError(
                     f"a class states epsilon {c.epsilon:.6g} and spends {epsilon:.6g}",
                     where=where,
@@ -294,6 +295,10 @@ class Plan:
                     expected="a guarantee within the budget",
                     remedy="make the plan anew: do not train with this one",
                 )
+
+    def _spends_at_most(self, c: PlanClass, epsilon: float) -> bool:
+        """Tell by a finer calculation: another machine's rounding may move the bound within its own tolerance."""
+        return self.guarantee(c).epsilon_interval(self.delta, rtol=_FINE)[1] <= epsilon * (1 + _SAME)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_dict` gives back an equal plan."""
