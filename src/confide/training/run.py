@@ -29,6 +29,7 @@ from confide.contributors import ContributorSampler, Draw, EntrySampler
 from confide.errors import InputError, RunError
 from confide.mechanisms import NoiseSource
 from confide.planning import Plan
+from confide.training.assign import assign, check_optimizer
 from confide.training.checkpoint import read_checkpoint, write_checkpoint
 from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
@@ -151,11 +152,11 @@ class PrivateRun:
         self._device = (options or EngineOptions()).torch_device()
         model.to(self._device).train()
         self.engine = ClippingEngine(model, options)
-        _check_optimizer(optimizer, self.engine.parameters)
+        check_optimizer(optimizer, self.engine.parameters)
         self._noise = noise
         source = self._source(bytes(32), 0)
         self.testing_only = seed is not None or source.testing_only
-        self._rates, self._clips = _assign(plan, dataset, admitted)
+        self._rates, self._clips = assign(plan, dataset, admitted)
         # Rounding to the lattice of secure noise may lift the sum's change by the margin: the clips make room for it.
         size = sum(value.numel() for value in self.engine.parameters)
         self._clips = self._clips - source.margin(size, scale=self._noise_scale)
@@ -438,53 +439,3 @@ def fit(
         for batch in run:
             run.step(loss(call_model(model, batch.inputs), batch.targets))
     return run.result()
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise InputError(
-            "LBFGS evaluates the loss several times a step",
-            where="optimizer",
-            expected="an optimiser that makes one step from one gradient",
-            remedy="use SGD, Adam or AdamW",
-        )
-    known = {id(value) for value in parameters}
-    held = [value for group in optimizer.param_groups for value in group["params"] if value.requires_grad]
-    if any(id(value) not in known for value in held):
-        raise InputError(
-            "the optimizer holds a parameter that the model does not have",
-            where="optimizer",
-            expected="an optimizer over model.parameters(); only those get clipped, noisy gradients",
-            remedy="make the optimizer after the model is complete (and in its final precision)",
-        )
-    if {id(value) for value in held} != known:
-        raise InputError(
-            "the optimizer misses trainable parameters of the model",
-            where="optimizer",
-            expected="an optimizer over all trainable parameters: the others would take up norm for nothing",
-            remedy="freeze the others with requires_grad_(False), or give the optimizer all of them",
-        )
-
-
-def _assign(
-    plan: Plan, dataset: ContributorDataset, admitted: npt.NDArray[np.bool_] | None
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return (rate, absolute clip) of each contributor: a function of their own count and budget alone."""
-    index, budgets = dataset.index, dataset.budgets
-    rates, clips = np.zeros(index.n_contributors), np.zeros(index.n_contributors)
-    level = np.full(index.n_contributors, np.nan) if budgets is None else budgets
-    pairs, which = np.unique(np.stack([index.counts.astype(np.float64), level]), axis=1, return_inverse=True)
-    for number in range(pairs.shape[1]):
-        budget = None if np.isnan(pairs[1, number]) else float(pairs[1, number])
-        found = plan.class_of(int(pairs[0, number]), budget)
-        mine = which.reshape(-1) == number
-        rates[mine], clips[mine] = found.rate, found.clip_norm * plan.clip_norm
-    if admitted is not None:
-        keep = np.asarray(admitted)
-        if keep.dtype != np.bool_ or keep.shape != rates.shape:
-            raise InputError(
-                "the mask of admitted contributors has the wrong shape",
-                expected=f"{index.n_contributors} booleans, in the order of dataset.index.ids",
-            )
-        rates[~keep] = 0.0
-    return rates, clips

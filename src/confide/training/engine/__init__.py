@@ -4,7 +4,8 @@ Importing the layer files registers their rules.
 """
 
 from confide.training.engine import attention, conv, embedding, linear, norm, recurrent
-from confide.training.engine.core import ClippedSum, ClippingEngine, EngineOptions, check_losses
+from confide.training.engine.core import ClippingEngine
+from confide.training.engine.types import ClippedSum, EngineOptions, check_losses
 
 __all__ = [
     "ClippedSum",

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from confide.training.engine.core import ClippingEngine, UnseenUse
+from confide.training.engine.core import ClippingEngine
 from confide.training.engine.functional import Batching
 from confide.training.engine.registry import rule_for
 from confide.training.engine.tape import Layout, Site
+from confide.training.engine.types import UnseenUse
 from confide.training.engine.units import Segments
 
 SIZES = (4, 3)
