@@ -8,6 +8,8 @@ True
 """
 
 from confide.accounting.calibration import calibrate_clips, calibrate_noise, calibrate_rates, calibrate_steps, epsilons
+from confide.accounting.comparisons import Coupled, collusion, coupled_sample
+from confide.accounting.filters import GaussianFilter, Odometer, RenyiFilter
 from confide.accounting.guarantee import Guarantee, compose
 from confide.accounting.mechanisms import Gaussian, Laplace, Mechanism, SampledGaussian, mechanism_from_dict
 from confide.accounting.more_mechanisms import (
@@ -25,33 +27,41 @@ from confide.accounting.more_mechanisms import (
     ZCDPBudget,
 )
 from confide.accounting.renyi import RDP_ORDERS, rdp_delta, rdp_epsilon
+from confide.accounting.selection import PrivateSelection
 
 __all__ = [
+    "RDP_ORDERS",
     "CappedSampledGaussian",
     "ComplexGaussian",
     "ContributorSampledGaussian",
+    "Coupled",
     "DiscreteGaussian",
     "Exponential",
-    "GaussianBudget",
-    "LocalGaussian",
-    "RandomisedResponse",
-    "ReclippedSampledGaussian",
-    "ReplaceSampledGaussian",
-    "UnequalSampledGaussian",
-    "ZCDPBudget",
-    "rdp_delta",
-    "RDP_ORDERS",
     "Gaussian",
+    "GaussianBudget",
+    "GaussianFilter",
     "Guarantee",
     "Laplace",
+    "LocalGaussian",
     "Mechanism",
+    "Odometer",
+    "PrivateSelection",
+    "RandomisedResponse",
+    "ReclippedSampledGaussian",
+    "RenyiFilter",
+    "ReplaceSampledGaussian",
     "SampledGaussian",
+    "UnequalSampledGaussian",
+    "ZCDPBudget",
     "calibrate_clips",
     "calibrate_noise",
     "calibrate_rates",
     "calibrate_steps",
+    "collusion",
     "compose",
+    "coupled_sample",
     "epsilons",
     "mechanism_from_dict",
+    "rdp_delta",
     "rdp_epsilon",
 ]

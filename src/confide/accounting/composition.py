@@ -92,13 +92,13 @@ class Composition:
         read = delta if delta is not None else 1e-14
         return size(self._saddle(remove, read), self.total, delta=delta, epsilon=epsilon)
 
-    def curve(self, remove: bool, upper: bool, *, step: float, tilt: float, read: float, aliasing: float = 1e-8) -> Curve:
+    def curve(
+        self, remove: bool, upper: bool, *, step: float, tilt: float, read: float, aliasing: float = 1e-8
+    ) -> Curve:
         """Compose on the lattice `step` at `tilt`; `read` is the rough size of delta to be read."""
         make = upper_lattice if upper else lower_lattice
         cells = self._cells(step, read, upper)
-        lattices = [
-            (make(pair[0 if remove else 1]), steps) for pair, (_, steps) in zip(cells, self.parts, strict=True)
-        ]
+        lattices = [(make(pair[0 if remove else 1]), steps) for pair, (_, steps) in zip(cells, self.parts, strict=True)]
         return convolve(lattices, tilt, read, upper, aliasing)
 
     def coarsest(self, read: float, step: float) -> float:
@@ -115,8 +115,8 @@ class Composition:
         step = self.coarsest(delta, lattice_step(self._saddle(remove, delta), at.tilt, aim))
         low, high = -np.inf, np.inf
         for turn in range(6):
-            # What aliases is taken off the lower bound at the height of the Chernoff bound exp(log_bound): keep it below
-            # a twentieth of what delta changes over the target.
+            # What aliases is taken off the lower bound at the height of the Chernoff bound exp(log_bound): keep it
+            # below a twentieth of what delta changes over the target.
             height = float(np.exp(min(np.log(delta) - at.log_bound, 0.0)))
             aliasing = min(max(0.03 * min(at.tilt * target, 1.0) * height * 0.1**turn, 1e-30), 1e-6)
             try:
@@ -148,7 +148,7 @@ class Composition:
         """Epsilon that holds with delta 0, where every loss is bounded."""
         return sum(steps * pair.bound for pair, steps in self.parts)
 
-    def epsilon_upper(self, delta: float, *, rtol: float = 8e-4) -> float:
+    def epsilon_upper(self, delta: float, *, rtol: float = 3e-4) -> float:
         """Return an upper bound on epsilon, about `rtol` above it: one composition a direction, no lower bound."""
         if not self.parts:
             return 0.0

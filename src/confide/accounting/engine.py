@@ -397,7 +397,7 @@ def _power(spectrum: NDArray[np.complex128], steps: int, doubt: float) -> tuple[
             base = base * base
     assert result is not None
     out[matters] = result
-    # |a^T - b^T| <= T max(|a|, |b|)^(T-1) |a - b|; every complex product adds at most sqrt(5) units, T of them compound.
+    # |a^T - b^T| <= T max(|a|, |b|)^(T-1) |a - b|; a complex product adds at most sqrt(5) units, T compound.
     spread = np.exp((steps - 1) * np.maximum(log_magnitude[matters], -200.0 / steps))
     error = steps * (doubt + 4 * _UNIT * magnitude[matters]) * spread
     return out, float(error.sum() / len(spectrum)) * 1.01 + 4e-31
@@ -446,9 +446,7 @@ def convolve(
     spread = max(np.sqrt(variance), h)
 
     def cgf(s: float) -> float:
-        return sum(
-            steps * (_log_sum(m, x, tilt + s) - n) for (_, steps), (m, x, n) in zip(parts, logs, strict=True)
-        )
+        return sum(steps * (_log_sum(m, x, tilt + s) - n) for (_, steps), (m, x, n) in zip(parts, logs, strict=True))
 
     low_end = sum(steps * lattice.first for lattice, steps in parts)
     high_end = sum(steps * (lattice.first + len(lattice.mass) - 1) for lattice, steps in parts)
@@ -504,7 +502,7 @@ def convolve(
     values = np.maximum(values, 0.0) + doubt if upper else np.maximum(values - doubt, 0.0)
     log_scale = log_norm - tilt * losses + (doubtful if upper else -doubtful)
     with np.errstate(divide="ignore"):
-        mass = np.exp(np.minimum(np.log(values) + log_scale, 0.0 if upper else 0.0))
+        mass = np.exp(np.minimum(np.log(values) + log_scale, 0.0))
     slackness = np.exp(np.minimum(log_scale, 50.0)) * alias
     tail = np.cumsum(mass[::-1])[::-1]
     damped = _damped(mass, h)

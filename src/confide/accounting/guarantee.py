@@ -111,7 +111,7 @@ class Guarantee:
     def epsilon(self, delta: float) -> float:
         """Return a certified upper bound on epsilon at `delta` (infinity if no finite epsilon holds).
 
-        It lies about 0.1% above the true value; `epsilon_interval` also bounds it from below.
+        It lies about 0.03% above the true value; `epsilon_interval` also bounds it from below.
 
         Raises
         ------

@@ -102,7 +102,7 @@ class ReclippedSampledGaussian(_Mixture):
 
 @dataclass(frozen=True)
 class CappedSampledGaussian(_Mixture):
-    """As `SampledGaussian`, but of a contributor's drawn entries at most `most` (a uniform subset) are used per step."""
+    """As `SampledGaussian`, but at most `most` of a contributor's drawn entries (a uniform subset) count."""
 
     noise_multiplier: float
     rate: float
@@ -317,7 +317,7 @@ class DiscreteGaussian(_Atoms):
 
     def _atoms(self) -> tuple[Floats, Floats]:
         sigma = self.noise_multiplier * self.sensitivity
-        reach = int(math.ceil(40 * sigma)) + self.sensitivity
+        reach = math.ceil(40 * sigma) + self.sensitivity
         x = np.arange(-reach, reach + self.sensitivity + 1)
         # Both sums run over so many deviations that what is cut off is below 1e-300.
         log_norm = float(special.logsumexp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2))
@@ -379,7 +379,8 @@ class ReplaceSampledGaussian(Mechanism):
     def pair(self) -> Pair:
         """Return sum_j w_j N(j, s^2) against sum_i w_i N(-i, s^2)."""
         left, right = (
-            binomial(int(n), float(self.rate)) for n in (self.entries, self.entries if self.inserted is None else self.inserted)
+            binomial(int(n), float(self.rate))
+            for n in (self.entries, self.entries if self.inserted is None else self.inserted)
         )
         c = float(self.clip_norm) / self.noise_multiplier
         return DoubleMixturePair(

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-Floats = NDArray[np.float64]
+# Floating arrays; numpy's own stubs lose the exact width in most operations.
+Floats = NDArray[Any]
 
 _UNIT = 2.0**-52
 
@@ -202,7 +203,7 @@ class MixturePair:
         high = float(np.min((largest - log_weight) / slope))
         low = min(-12.0, high - 1.0)
         table_x = np.linspace(low, high, int(min(6000, max(400, (high - low) * 40))))
-        table_loss, table_slope = self.loss(table_x)
+        table_loss, _ = self.loss(table_x)
         bracket = np.clip(np.searchsorted(table_loss, target) - 1, 0, len(table_x) - 2)
         step = target - table_loss[bracket]
         width = np.maximum(table_loss[bracket + 1] - table_loss[bracket], 1e-300)
@@ -308,7 +309,7 @@ class AtomPair(_Whole):
 
 @dataclass(frozen=True)
 class LaplacePair(_Whole):
-    """P = Laplace(s, b) against Q = Laplace(0, b), with ratio s / b = `loss_bound`: a pure guarantee of that epsilon."""
+    """P = Laplace(s, b) against Q = Laplace(0, b), ratio s / b = `loss_bound`: a pure epsilon."""
 
     loss_bound: float
 
@@ -403,10 +404,12 @@ class DoubleMixturePair(_Whole):
             under = self.loss(middle)[0] < edges
             low, high = np.where(under, middle, low), np.where(under, high, middle)
         x = (low + high) / 2
-        found, slope = self.loss(x)
+        found, _ = self.loss(x)
         reached = (x > low.min() + 1e-6) & (x < high.max() - 1e-6)
         miss = float(np.max(np.abs(found - edges)[reached], initial=0.0))
-        x = np.maximum.accumulate(np.where(edges < found - miss - 1e-9, -np.inf, np.where(edges > found + miss + 1e-9, np.inf, x)))
+        x = np.maximum.accumulate(
+            np.where(edges < found - miss - 1e-9, -np.inf, np.where(edges > found + miss + 1e-9, np.inf, x))
+        )
         lower, upper = np.concatenate([[-np.inf], x]), np.concatenate([x, [np.inf]])
         p, q = np.zeros(len(lower)), np.zeros(len(lower))
         for s, w in zip(self.right, self.right_weights, strict=True):

@@ -66,7 +66,7 @@ def mixture_rdp(sigma: float, sensitivities: Floats, probabilities: Floats, orde
             add = float(special.logsumexp(-0.5 * y * y + np.log(spacing) - 0.5 * np.log(2 * np.pi) + (1 - a) * other))
             add /= a - 1
         out[i] = max(remove, add, 0.0) * (1 + 1e-9) + 1e-13 / (a - 1)
-    # A Renyi divergence grows with its order, so an order that was too dear is bounded by nothing smaller: keep infinity.
+    # A Renyi divergence grows with its order: an order that was too dear is bounded by nothing smaller, so infinity.
     return out
 
 
