@@ -61,7 +61,7 @@ def entry_counts(people: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def individual(counts: np.ndarray) -> list[Guarantee]:
     """Return one guarantee per entry count: a rate that shrinks with the count, as `individual` plans have it."""
-    return [SampledGaussian(noise_multiplier=2.0, rate=0.004 / k, entries=int(k)).guarantee(steps=500) for k in counts]
+    return [SampledGaussian(noise_multiplier=1.0, rate=0.0003 / k, entries=int(k)).guarantee(steps=500) for k in counts]
 
 
 def scale(people: int, url: str | None, folder: Path) -> dict[str, object]:
@@ -194,8 +194,7 @@ def admission() -> list[dict[str, object]]:
             parts: list[tuple[str, int]] = []
             used = np.zeros(2)
             if mix == "one large, many small":
-                noise, rate, steps = PLANS["large"]
-                steps = int(steps * min(1.0, cap / 8))
+                steps = int(PLANS["large"][2] * min(1.0, cap / 8))
                 used += steps * rdp("large")
                 parts.append(("large", steps))
             filler = {"one large, many small": "small", "50 equal": "small"}.get(mix, mix)

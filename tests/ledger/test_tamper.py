@@ -48,7 +48,7 @@ def zeroed(file):
     with sqlite3.connect(file) as connection:
         raw = bytearray(connection.execute("SELECT counters FROM balance").fetchone()[0])
     raw[:4] = bytes(4)
-    raw[len(raw) // 2 : len(raw) // 2 + 4] = bytes(4)
+    raw[len(raw) // 3 : len(raw) // 3 + 4] = bytes(4)
     change(file, ("UPDATE balance SET counters = ?", (bytes(raw),)))
 
 
@@ -96,7 +96,7 @@ CHANGES = {
     "membership without reservation": lambda f: change(
         f, "INSERT INTO membership SELECT 99, 0, digest FROM codes LIMIT 1"
     ),
-    "price lowered": lambda f: change(f, "UPDATE spend SET charge = '[1,1]'"),
+    "price lowered": lambda f: change(f, "UPDATE spend SET charge = '[1,1,0]'"),
     "guarantee changed": lambda f: change(f, "UPDATE spend SET guarantee = replace(guarantee, '2.0', '9.0')"),
     "state changed": lambda f: change(f, "UPDATE reservation SET state = 'aborted' WHERE seq = 2"),
     "release hash changed": lambda f: change(f, "UPDATE reservation SET release_hash = 'x' WHERE seq = 1"),

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from confide.accounting import RDP_ORDERS, Guarantee, compose, rdp_epsilon
-from confide.ledger.filter import UNITS, Counters, Filter
+from confide.ledger.filter import Counters, Filter
 
 _HOPE = 1.6  # Renyi against tight: 1.05 to 1.2 as a rule, 1.5 for very little noise
 
@@ -33,7 +33,7 @@ def price(rule: Filter, text: str) -> Priced:
     charge = rule.charge(guarantee)
     # The tight epsilon is dear to compute; it matters only where the rule alone would refuse, and can only help where
     # the best Renyi order is not hopelessly above the cap (not trying is always safe).
-    hopeful = bool((charge > UNITS).all()) and (
+    hopeful = not bool(rule.admits(charge[None, :])[0]) and (
         rdp_epsilon(guarantee.rdp(RDP_ORDERS), rule.delta) <= _HOPE * rule.epsilon
     )
     return Priced(text, charge, hopeful and tight_epsilon((text,), rule.delta) <= rule.epsilon)

@@ -164,7 +164,7 @@ def _check_balances(ledger: Ledger, connection: sa.Connection, contributors: int
     from confide.ledger.ledger import rebuilt
 
     charges = ledger._charges(connection)
-    orders = len(ledger.rule.orders)
+    orders = ledger.rule.width
     chunks = -(-contributors // _chunks.CHUNK)
     last = connection.execute(sa.select(sa.func.max(schema.balance.c.chunk))).scalar()
     if last is not None and last >= chunks:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -38,7 +39,7 @@ from confide.ledger import _schema as schema
 from confide.ledger._keys import Keys
 from confide.ledger._pricing import Priced, price, tight_epsilon
 from confide.ledger._store import Store, parse_url
-from confide.ledger.filter import FULL, UNITS, Counters, Filter, add
+from confide.ledger.filter import FULL, Counters, Filter, add, within
 from confide.ledger.records import Cohort, Receipt, Record, Remaining, Reservation, Spend, Status, Verified, WhatIf
 
 _RELATIONS = {"add/remove": ("add/remove", "zero-out"), "replace-one": ("replace-one",)}
@@ -149,6 +150,12 @@ class Ledger:
             )
         key_file = _key_path(store, key)
         keys = Keys.read(key_file)
+        if keys.check() != facts["key"] and _next_key(key_file).exists():
+            # A rotation was cut off after the database had switched: the new key takes its place now.
+            following = Keys.read(_next_key(key_file))
+            if following.check() == facts["key"]:
+                keys = following
+                os.replace(_next_key(key_file), key_file)
         if keys.check() != facts["key"]:
             raise InputError(
                 "this key file belongs to another ledger",
@@ -535,7 +542,7 @@ class Ledger:
             total = self._total(connection)
             for chunk in range(-(-total // _chunks.CHUNK)):
                 size = min(_chunks.CHUNK, total - chunk * _chunks.CHUNK)
-                used = self.rule.used(_chunks.read_balance(connection, chunk, size, len(self.rule.orders)).T)
+                used = self.rule.used(_chunks.read_balance(connection, chunk, size, self.rule.width).T)
                 counts += np.histogram(used, bins=_EDGES)[0]
             table = schema.reservation
             states = connection.execute(sa.select(table.c.state, sa.func.count()).group_by(table.c.state)).all()
@@ -544,6 +551,85 @@ class Ledger:
         return Status(
             self.where, self.id, self.rule.to_dict(), total, by_state, int(last or 0), _EDGES, tuple(counts.tolist())
         )
+
+    def export_releases(self) -> list[dict[str, Any]]:
+        """Return one row a class of every reservation: what was released, to whom it applied and by which mechanism."""
+        row, spend = schema.reservation, schema.spend
+        query = (
+            sa.select(row, spend.c["class"], spend.c.guarantee, spend.c.admitted.label("in_class"))
+            .join(spend, spend.c.reservation == row.c.seq)
+            .order_by(row.c.seq, spend.c["class"])
+        )
+        with self._store.read() as connection:
+            found = connection.execute(query).mappings().all()
+        names = ("id", "release", "data_set", "state", "created", "release_hash", "class", "in_class", "guarantee")
+        return [{name: item[name] for name in names} for item in found]
+
+    def export_balances(self) -> dict[str, Any]:
+        """Return pseudonym and used share of everybody (internal), as two columns."""
+        with self._store.read() as connection:
+            tokens = _tokens.everything(connection)
+            used = self._used(connection, np.arange(len(tokens)), len(tokens))
+        raw = tokens.astype(">u8").tobytes().hex()
+        return {"pseudonym": [raw[i : i + 32] for i in range(0, len(raw), 32)], "used": used}
+
+    # -- keys and copies ----------------------------------------------------------------------------------------------
+
+    def rotate_key(self) -> None:
+        """Hash every pseudonym again with a fresh key, in one transaction; nobody's balance changes.
+
+        The new key file is written first and kept under its name plus ".next" until the database has switched, so
+        that a crash at any point leaves a database and a key file that fit: `open` finishes what was begun.
+
+        Raises
+        ------
+        RunError
+            The disk or the database refuses; then nothing changed.
+        """
+        fresh = Keys((*self._keys.keys, secrets.token_bytes(32)))
+        with self._store.write() as connection:
+            self._check_key(connection)
+            tokens = _keys.rehash(_tokens.everything(connection), fresh.keys[-1])
+            fresh.write(_next_key(self._key_file))
+            _tokens.replace_all(self._store, connection, tokens)
+            facts = schema.meta
+            connection.execute(sa.update(facts).where(facts.c.name == "key").values(value=fresh.check()))
+            body = {"count": len(tokens), "tokens": _tokens.digest(tokens)}
+            entry = _journal.append(connection, self._keys, "rotate", body)
+        os.replace(_next_key(self._key_file), self._key_file)
+        self._keys = fresh
+        self._remember(entry)
+
+    def backup(self, file: str | Path) -> None:
+        """Copy a SQLite ledger to a new file while others go on writing.
+
+        Raises
+        ------
+        InputError
+            The file exists, or the ledger is on PostgreSQL (use pg_dump).
+        RunError
+            The disk refuses.
+        """
+        import sqlite3
+
+        target = Path(file)
+        if self._store.file is None:
+            raise InputError("a ledger on PostgreSQL is backed up with pg_dump", where=self.where)
+        if target.exists():
+            raise InputError("there is a file already", where=str(target), remedy="choose another name")
+        part = target.with_name(target.name + ".part")
+        try:
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+            with (
+                contextlib.closing(sqlite3.connect(self._store.file)) as source,
+                contextlib.closing(sqlite3.connect(part)) as copy,
+            ):
+                source.backup(copy)
+            os.replace(part, target)
+        except (OSError, sqlite3.Error) as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise RunError("the backup cannot be written; the ledger is unharmed", where=str(target)) from error
 
     # -- verification -------------------------------------------------------------------------------------------------
 
@@ -595,7 +681,7 @@ class Ledger:
         tuple of (int, ndarray, ndarray)
             Chunk, codes of the admitted, new counters.
         """
-        orders = len(self.rule.orders)
+        orders = self.rule.width
         lut = np.zeros((orders, len(priced) + 1), dtype=np.uint32)
         lut[:, 1:] = np.stack([p.charge for p in priced], axis=1)
         closing = np.zeros(len(priced) + 1, dtype=bool)
@@ -606,7 +692,7 @@ class Ledger:
             new = np.empty_like(old)
             for k in range(orders):
                 new[k] = add(old[k], lut[k][part])
-            good = (new <= UNITS).any(axis=0)
+            good = within(new)
             if closing.any():
                 closes = closing[part] & ~good & (old == 0).all(axis=0)
                 new[:, closes] = FULL
@@ -676,7 +762,7 @@ class Ledger:
         for chunk in np.unique(chunk_of).tolist():
             inside = known[chunk_of == chunk]
             size = max(1, min(_chunks.CHUNK, total - chunk * _chunks.CHUNK))
-            counters = _chunks.read_balance(connection, chunk, size, len(self.rule.orders))
+            counters = _chunks.read_balance(connection, chunk, size, self.rule.width)
             out[inside] = self.rule.used(counters.T[numbers[inside] % _chunks.CHUNK])
         return out
 
@@ -724,7 +810,7 @@ class Ledger:
         total = self._total(connection)
         for chunk in chunks:
             size = min(_chunks.CHUNK, total - chunk * _chunks.CHUNK)
-            fresh = rebuilt(_chunks.read_codes(connection, chunk), charges, size, len(self.rule.orders))
+            fresh = rebuilt(_chunks.read_codes(connection, chunk), charges, size, self.rule.width)
             _chunks.write_balance(self._store, connection, chunk, fresh)
 
     def _charges(self, connection: sa.Connection) -> dict[int, Counters]:
@@ -738,7 +824,7 @@ class Ledger:
         )
         columns: dict[int, list[list[int]]] = {}
         for found in connection.execute(query):
-            columns.setdefault(found.reservation, [[0] * len(self.rule.orders)]).append(json.loads(found.charge))
+            columns.setdefault(found.reservation, [[0] * self.rule.width]).append(json.loads(found.charge))
         return {seq: np.array(rows, dtype=np.uint32).T for seq, rows in columns.items()}
 
     def _next_reservation(self, connection: sa.Connection) -> int:
@@ -803,7 +889,7 @@ def rebuilt(codes: dict[int, npt.NDArray[Any]], charges: dict[int, Counters], si
             total[:, : len(array)] += charges[seq][:, array]
     counters = np.minimum(total, FULL).astype(np.uint32)
     # Only a balance that one release closed can be past every allowance; it is closed at every order.
-    counters[:, ~(counters <= UNITS).any(axis=0)] = FULL
+    counters[:, ~within(counters)] = FULL
     return counters
 
 
@@ -841,9 +927,12 @@ def _key_path(store: Store, key: str | Path | None) -> Path:
     return store.file.with_name(store.file.name + ".key")
 
 
+def _next_key(key_file: Path) -> Path:
+    return key_file.with_name(key_file.name + ".next")
+
+
 def _create_tables(store: Store) -> None:
     if store.sqlite:
-        import os
         import sqlite3
 
         assert store.file is not None
