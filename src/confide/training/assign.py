@@ -13,6 +13,13 @@ from confide.training.dataset import ContributorDataset
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Refuse an optimiser that cannot move exactly the model's trainable parameters by one noisy gradient.
+
+    Raises
+    ------
+    InputError
+        LBFGS, a parameter that is not the model's, or trainable parameters without an optimiser.
+    """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise InputError(
             "LBFGS evaluates the loss several times a step",

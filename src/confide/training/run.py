@@ -10,6 +10,9 @@ Every step: the sampler draws, each unit's gradient is clipped to ``plan.clip_no
 N(0, (plan.noise_multiplier * plan.clip_norm)^2 I) once, is divided by ``plan.denominator`` and handed to the optimiser
 as ``.grad``. Steps that draw nobody are made all the same, with noise alone; they give no batch.
 
+A run seeds torch's default generator in every step (dropout and augmentation are then the same after a resume); `fit`
+puts the caller's random numbers back. Random numbers from numpy or `random` in a data set are not part of this.
+
 Whatever a loop does with the losses it sees (printing, stopping early, choosing) is not covered by the guarantee.
 """
 
