@@ -34,6 +34,14 @@ def test_nobody_else_moves_a_rate_a_clip_or_an_epsilon(
         assert getattr(alone, field.name)[0] == getattr(among, field.name)[-1], field.name
 
 
+@pytest.mark.parametrize("strategy", ALL)
+def test_larger_and_smaller_neighbours_change_nothing(strategy: str) -> None:
+    alone = _policy(strategy).assign([3], [2.0])
+    among = _policy(strategy).assign([24, 1, 3], [0.5, 6.0, 2.0])
+    for field in dataclasses.fields(alone):
+        assert getattr(alone, field.name)[0] == getattr(among, field.name)[-1], field.name
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from(KEEPS_BUDGETS), own)
 def test_a_guarantee_is_always_within_the_budget(strategy: str, me: tuple[int, float]) -> None:
