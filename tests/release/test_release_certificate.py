@@ -61,6 +61,17 @@ def test_mu_stands_only_where_it_is_exact(certificate):
     assert certificate.evaluation[0].mu == pytest.approx(1 / 8)
 
 
+def test_under_zero_out_exchanging_a_person_is_stated_beside_it():
+    counted = plan({1: 20, 3: 9}, epsilon=2.0, delta=1e-5, noise_multiplier=1.0, steps=50, strategy="individual")
+    c = certify(counted, name="x", created=WHEN)
+    assert c.relation == "zero-out"
+    for row in c.classes:
+        # worse than taking out, better than taking out and putting in one after the other
+        one = guarantee_of(row)
+        twice = 2 * max(one.epsilon(1e-5 / (1 + np.exp(row.epsilon + 1))), row.epsilon)
+        assert row.epsilon < row.replace_one_epsilon <= twice
+
+
 def test_worst_and_best_class(certificate):
     epsilons = [row.epsilon for row in certificate.classes]
     assert certificate.worst.epsilon == max(epsilons)

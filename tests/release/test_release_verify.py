@@ -13,7 +13,8 @@ import pytest
 
 from confide.accounting import Gaussian, Guarantee, Laplace, SampledGaussian
 from confide.errors import InputError, VerificationError
-from confide.release import Release, VerifyReport, crosscheck, verify, write_release
+from confide.planning import plan
+from confide.release import Release, VerifyReport, certify, crosscheck, verify, write_release
 
 
 @pytest.fixture
@@ -129,6 +130,18 @@ def test_a_metric_whose_price_was_made_nicer(folder):
 
     tamper(folder, change)
     refuse(folder, "paid metric AUROC")
+
+
+def test_an_exchange_that_was_made_cheaper(tmp_path):
+    counted = plan({1: 20, 3: 9}, epsilon=2.0, delta=1e-5, noise_multiplier=1.0, steps=50, strategy="individual")
+    folder = write_release(tmp_path / "releases", "s", certify(counted, name="s"), {"model.bin": b"w"})
+    assert verify(folder, second_opinions=0).ok
+
+    def change(document):
+        document["classes"][-1]["replace_one_epsilon"] *= 0.9
+
+    tamper(folder, change)
+    refuse(folder, "replace_one_epsilon is stated")
 
 
 def test_a_mu_that_is_not_exact(folder):

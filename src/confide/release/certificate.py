@@ -79,8 +79,9 @@ class Facts(Fact):
     )
     replace_one_epsilon: Epsilon | None = Field(
         default=None,
-        description="epsilon at `delta` when one person's data are exchanged for another's instead of removed; "
-        "left out where the accountant cannot give it for this mechanism",
+        description="epsilon at `delta` when a person is exchanged for another one of the same class instead of taken "
+        "out (double mixture). Stated under zero-out for up to 20 classes, the extremes among them; left out elsewhere and "
+        "where the accountant cannot give it for the mechanism",
     )
 
     @model_validator(mode="after")
@@ -171,8 +172,7 @@ class Certificate(Fact):
     unit: Literal["contributor", "entry"] = Field(description="whom the guarantee protects as a whole")
     unit_meaning: str
     relation: Relation = Field(
-        description="which data sets are neighbours. With zero-out, each class also states the replace-one figure "
-        "where the accountant can give it for the mechanism; where it cannot, the figure is left out."
+        description="which data sets are neighbours; with zero-out, classes also state what exchanging a person costs"
     )
     relation_meaning: str
     adversary: str

@@ -42,3 +42,26 @@ def restate(guarantee: Guarantee, relation: str) -> Guarantee:
         )
     parts = tuple((dataclasses.replace(m, relation=relation), n) for m, n in guarantee.parts)  # type: ignore[type-var]
     return Guarantee(parts)
+
+
+def exchanged(guarantee: Guarantee) -> Guarantee | None:
+    """Return what holds when a contributor is exchanged for another one of the same class, None where unknown.
+
+    A sampled sum then moves between two mixtures on opposite sides (double mixture; Schuchardt et al. 2024, Theorem
+    3.8), an unsampled one by twice its sensitivity.
+    """
+    parts = []
+    for mechanism, steps in guarantee.parts:
+        fields = mechanism.to_dict()
+        kind = fields.pop("mechanism")
+        if kind == "gaussian":
+            fields |= {"mechanism": kind, "noise_multiplier": fields["noise_multiplier"] / 2}
+        elif kind == "sampled-gaussian":
+            fields |= {"mechanism": "replace-sampled-gaussian"}
+        else:
+            return None
+        try:
+            parts.append(mechanism_from_dict(fields | {"relation": "replace-one"}).guarantee(steps))
+        except InputError:  # no such mechanism in this version, or a class in which nobody takes part
+            return None
+    return compose(parts)

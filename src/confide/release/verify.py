@@ -209,10 +209,16 @@ def _class_differs(c: Certificate, one: ClassGuarantee, row: dict[str, Any]) -> 
 def _figures(c: Certificate) -> Iterator[Check]:
     cache: dict[str, dict[str, Any] | str] = {}
     for label, facts in _stated(c):
-        key = json.dumps([(p.mechanism, p.steps) for p in facts.parts], sort_keys=True)
+        asked = [facts.replace_one_epsilon is not None, *((p.mechanism, p.steps) for p in facts.parts)]
+        key = json.dumps(asked, sort_keys=True)
         if key not in cache:
             try:
-                cache[key] = facts_of(guarantee_of(facts), delta=facts.delta, attacks=isinstance(facts, ClassGuarantee))
+                cache[key] = facts_of(
+                    guarantee_of(facts),
+                    delta=facts.delta,
+                    attacks=isinstance(facts, ClassGuarantee),
+                    exchange=facts.replace_one_epsilon is not None,
+                )
             except ConfideError as error:
                 cache[key] = error.what
         found = cache[key]
@@ -225,12 +231,14 @@ def _figure_differs(facts: Facts, found: dict[str, Any]) -> str | None:
         return f"epsilon is stated as {facts.epsilon:.6g}, recomputed as {found['epsilon']:.6g}"
     if facts.epsilon_lower > found["epsilon"] * (1 + _SAME):
         return f"epsilon_lower is stated as {facts.epsilon_lower:.6g}, epsilon is at most {found['epsilon']:.6g}"
-    for name in ("mu", *_ATTACK_FIGURES):
+    for name in ("mu", "replace_one_epsilon", *_ATTACK_FIGURES):
         stated, again = getattr(facts, name), found.get(name)
         if stated is not None and again is not None and not _close(stated, again):
             return f"{name} is stated as {stated:.6g}, recomputed as {again:.6g}"
         if name == "mu" and stated is not None and again is None:
             return f"mu is stated as {stated:.6g}, but the mechanism is not exactly Gaussian"
+        if name == "replace_one_epsilon" and stated is not None and again is None:
+            return f"{name} is stated as {stated:.6g}, but the accountant has no figure for this mechanism"
     return None
 
 

@@ -8,8 +8,7 @@ RELATION_MEANING = {
     ),
     "zero-out": (
         "Two data sets are neighbours if one contributor's entries contribute nothing in one of them, while every "
-        "constant that was declared public stays. Exchanging a contributor for another one is stated beside it where "
-        "the accountant can give it."
+        "constant that was declared public stays."
     ),
     "replace-one": "Two data sets are neighbours if one contributor with all their entries was exchanged for another.",
 }

@@ -103,7 +103,7 @@ def _metric_chart(name: str, rows: Sequence[Measured]) -> str:
     good = "Smaller is better." if lower.startswith(("brier", "ece")) else "Larger is better."
     return dot_chart(
         [DotRow(m.model, m.value, m.low, m.high, style=0 if m.role == "release" else 1) for m in rows],
-        title=f"{name} on held-out people",
+        title=f"{name[:1].upper() + name[1:]} on held-out people",
         note=good,
         x_label=f"{name} (no unit)",
         guide=guessing,

@@ -154,7 +154,15 @@ def _stamp(text: str) -> str:
 
 
 def _guarantee(c: Certificate) -> str:
-    text = paragraph(c.relation_meaning) + paragraph(f"Protected as a whole: {c.unit_meaning}")
+    text = paragraph(c.relation_meaning)
+    if c.relation == "zero-out":
+        known = any(one.replace_one_epsilon is not None for one in c.classes)
+        text += paragraph(
+            "Replace-one epsilon is what holds when a person is exchanged for another one of the same class."
+            if known
+            else "What exchanging a person for another one costs is not stated: the accountant has no figure for it."
+        )
+    text += paragraph(f"Protected as a whole: {c.unit_meaning}")
     several_budgets = len({one.budget for one in c.classes}) > 1
     groups: dict[Any, list[ClassGuarantee]] = {}
     for one in c.classes:

@@ -103,7 +103,9 @@ def plot(
     across = _scale(x0, x1, _LEFT, _WIDTH - _RIGHT, x_log)
     up = _scale(y0, y1, _HEIGHT - _BOTTOM, _TOP, y_log)
     axes = _axes(x0, x1, y0, y1, across, up, x_log, y_log, x_label, y_label)
-    drawn = "".join(_draw(s, style, across, up, x_log, y_log) for s, style in styled)
+    # Guides lie under lines, which they would hide, and over bars, which would hide them.
+    order = sorted(styled, key=lambda pair: (pair[1] >= 0) != bool(barred))
+    drawn = "".join(_draw(s, style, across, up, x_log, y_log, over=bool(barred)) for s, style in order)
     return _figure(axes + drawn, _WIDTH, _HEIGHT, title, note, _legend(styled))
 
 
@@ -183,7 +185,7 @@ def _styled(series: Sequence[Series]) -> list[tuple[Series, int]]:
     return styled
 
 
-def _draw(s: Series, style: int, across: Scale, up: Scale, x_log: bool, y_log: bool) -> str:
+def _draw(s: Series, style: int, across: Scale, up: Scale, x_log: bool, y_log: bool, *, over: bool) -> str:
     colour = COLOURS[style % len(COLOURS)] if style >= 0 else GREY
     points = [
         (across(x), up(y)) if _drawable(x, x_log) and _drawable(y, y_log) else None
@@ -212,7 +214,7 @@ def _draw(s: Series, style: int, across: Scale, up: Scale, x_log: bool, y_log: b
     if s.kind in ("line", "step", "guide"):
         dash = "5 4" if style < 0 else DASHES[style % len(DASHES)]
         path = _path(points, stepped=s.kind == "step")
-        if style < 0:  # a guide must be seen on white and on bars
+        if style < 0 and over:
             parts.append(f'<path d="{path}" fill="none" stroke="#fff" stroke-width="3.4" opacity=".75"/>')
         parts.append(
             f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{1.5 if style < 0 else 2.2}" '
