@@ -79,9 +79,9 @@ class Facts(Fact):
     )
     replace_one_epsilon: Epsilon | None = Field(
         default=None,
-        description="epsilon at `delta` when a person is exchanged for another one of the same class instead of taken "
-        "out (double mixture). Stated under zero-out for up to 20 classes, the extremes among them; left out elsewhere and "
-        "where the accountant cannot give it for the mechanism",
+        description="epsilon at `delta` when a person is exchanged for another one of the same class, not taken out "
+        "(double mixture). Stated under zero-out for up to 20 classes, the extremes among them; left out elsewhere "
+        "and where the accountant cannot give it for the mechanism",
     )
 
     @model_validator(mode="after")
