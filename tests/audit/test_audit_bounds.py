@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from confide.accounting import Gaussian
+from confide.accounting import Gaussian, SampledGaussian
 from confide.audit import (
     Outcome,
+    attainable_under_gdp,
     clopper_pearson,
     epsilon_lower_bound,
     epsilon_under_gdp,
@@ -127,3 +128,10 @@ def test_bad_calls_are_refused():
         clopper_pearson(3, 2)
     with pytest.raises(InputError):
         tradeoff_violation([], _gaussian_claim(1.0))
+
+
+def test_a_gaussian_claim_is_attainable_in_full_and_a_tail_is_not():
+    truth = Gaussian(noise_multiplier=0.9).guarantee()
+    assert attainable_under_gdp(truth.tradeoff, delta=1e-5) == pytest.approx(truth.epsilon(1e-5), rel=1e-6)
+    rare = SampledGaussian(noise_multiplier=0.8, rate=0.004).guarantee(steps=300)
+    assert 0 < attainable_under_gdp(rare.tradeoff, delta=1e-5) < 0.75 * rare.epsilon(1e-5)

@@ -8,6 +8,7 @@
 from confide.audit.bounds import (
     Outcome,
     Violation,
+    attainable_under_gdp,
     clopper_pearson,
     epsilon_lower_bound,
     epsilon_under_gdp,
@@ -26,6 +27,7 @@ __all__ = [
     "Inclusion",
     "Outcome",
     "Violation",
+    "attainable_under_gdp",
     "canary_audit",
     "clopper_pearson",
     "epsilon_lower_bound",

@@ -34,6 +34,7 @@ Curve = Callable[[npt.ArrayLike], F64]
 __all__ = [
     "Outcome",
     "Violation",
+    "attainable_under_gdp",
     "clopper_pearson",
     "epsilon_lower_bound",
     "epsilon_under_gdp",
@@ -173,6 +174,26 @@ def largest_epsilon_under_gdp(absent: int, present: int, *, delta: float, error:
     No audit of this size can report more; print it beside the result.
     """
     return epsilon_under_gdp(mu_lower_bound(Outcome(0, absent, 0, present), error=error), delta=delta)
+
+
+def attainable_under_gdp(claim: Curve, *, delta: float) -> float:
+    """Return what the estimate under GDP tends to, with ever more observations, on a loop that leaks all it claims.
+
+    A claimed curve that is not Gaussian has another mu at each point, and at a small delta its tail leaks more than its
+    middle, where thresholds can be tested. The largest mu at error rates of 1 % and more is taken, so an estimate well
+    below the claim and near this figure shows the limit of the estimate and no slack in the claim.
+
+    Parameters
+    ----------
+    claim : callable
+        FPR array -> lowest FNR (`Guarantee.tradeoff`).
+    delta : float
+    """
+    fpr = np.linspace(0.01, 0.99, 99)
+    fnr = np.asarray(claim(fpr), dtype=np.float64)
+    inside = (fnr >= 0.01) & (fpr < 1 - fnr)
+    mu = special.ndtri(1 - fpr[inside]) - special.ndtri(fnr[inside])
+    return epsilon_under_gdp(float(mu.max(initial=0.0)), delta=delta)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from scipy import stats
 
 from confide.audit.bounds import (
     Violation,
+    attainable_under_gdp,
     epsilon_lower_bound,
     epsilon_under_gdp,
     largest_epsilon_under_gdp,
@@ -80,6 +81,8 @@ class AuditReport:
         The lower bound on mu behind it.
     assumption_free : float
         Lower bound on epsilon without any assumption; weak by nature at a small delta.
+    attainable : float
+        What `lower_bound` would tend to with ever more observations if the loop leaks all that is claimed.
     ceiling : float
         The largest `lower_bound` that an audit of this size could have reported.
     confidence : float
@@ -99,6 +102,7 @@ class AuditReport:
     lower_bound: float
     mu: float
     assumption_free: float
+    attainable: float
     ceiling: float
     confidence: float
     observations: int
@@ -140,7 +144,7 @@ class AuditReport:
         return (
             f"The audit does not contradict {claim}: in {size}, the strongest adversary reaches epsilon "
             f"{self.lower_bound:.2f} (estimate under GDP, {self.confidence:.0%} lower bound, {self.ratio:.0%} of the "
-            f"claim; an audit of this size could have shown up to {self.ceiling:.1f})."
+            f"claim; ever more observations could show up to {self.attainable:.2f})."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -231,6 +235,7 @@ def canary_audit(
     level = 1 - confidence
     points = [halves.outcome(t) for t in thresholds(halves, error=level)]
     mu = mu_lower_bound(points[0], error=level)
+    curve = plan.guarantee(c).tradeoff
     p_value = float(stats.binomtest(seen.draws, seen.chances, c.rate).pvalue)
     return AuditReport(
         strategy=plan.strategy,
@@ -240,10 +245,11 @@ def canary_audit(
         lower_bound=epsilon_under_gdp(mu, delta=plan.delta),
         mu=mu,
         assumption_free=epsilon_lower_bound(points[0], delta=plan.delta, error=level),
+        attainable=attainable_under_gdp(curve, delta=plan.delta),
         ceiling=largest_epsilon_under_gdp(points[0].absent, points[0].present, delta=plan.delta, error=level),
         confidence=confidence,
         observations=canaries,
         steps=seen.steps,
-        violation=tradeoff_violation(points, plan.guarantee(c).tradeoff, error=error),
+        violation=tradeoff_violation(points, curve, error=error),
         inclusion=Inclusion(seen.draws, seen.chances, c.rate, p_value, p_value < error),
     )
