@@ -2,7 +2,8 @@
 
 >>> keys = RunKeys.start(bytes(32))
 >>> first = keys.noise_key()
->>> keys.advance(); keys.step, keys.noise_key() != first
+>>> _ = keys.advance()
+>>> keys.step, keys.noise_key() != first
 (1, True)
 
 Each step uses a key of its own; moving on replaces it by a one-way function of itself. A checkpoint holds only the
