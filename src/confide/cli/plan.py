@@ -223,8 +223,8 @@ def _legend(comparison: Comparison, console: Console) -> None:
     lines = [
         "entries used: share with a chance to be drawn. over-protected: people who spend under 99 % of their budget. "
         "gradients: expected entries, the work of a step. effective noise: noise / expected sum of weight x clip.",
-        f"weight: in the expected update, of a person with {k} entries and of one of their entries, relative to one with "
-        f"{estimand.reference_entries}; (1, {1 / ratio:.2g}) counts people alike, ({ratio:.3g}, 1) entries.",
+        f"weight: in the expected update, of a person with {k} entries and of one of their entries, relative to one "
+        f"with {estimand.reference_entries}; (1, {1 / ratio:.2g}) counts people alike, ({ratio:.3g}, 1) entries.",
     ]
     if any(not row.within_budget for row in comparison.rows):
         lines.append("! true epsilon above the budget: never recommended.")
