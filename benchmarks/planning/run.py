@@ -87,8 +87,8 @@ def write_table(results: dict[str, object]) -> None:
     lines += [
         "",
         f"Every class of `individual` spends between {individual['budget_spent_min']:.4f} and "
-        f"{individual['budget_spent_max']:.4f} of its budget. Recommended: `{results['recommended']}`. The command needs "
-        f"{results['command_cpu_seconds']} s of one core; on {results['cores']} cores at a load average of "
+        f"{individual['budget_spent_max']:.4f} of its budget. Recommended: `{results['recommended']}`. The command "
+        f"needs {results['command_cpu_seconds']} s of one core; on {results['cores']} cores at a load average of "
         f"{results['load_average_before']} (other work beside it) it took {results['command_wall_seconds']} s.",
     ]
     text = PAGE.read_text(encoding="utf-8")

@@ -10,12 +10,13 @@ of every class; `compare` shows what each strategy would use, cost and favour. N
 library, and nothing here sees data: only declared, paid or (stamped) previewed counts come in.
 """
 
-from confide.planning.comparison import NOISE_MULTIPLIERS, OVERPROTECTED_BELOW, Comparison, Estimand, Row, compare
+from confide.planning.comparison import Comparison, Estimand, Row
 from confide.planning.histogram import STAMP, EntryCounts
 from confide.planning.planner import plan
 from confide.planning.plans import Plan, PlanClass
 from confide.planning.policy import STRATEGIES, Assignment, Policy, resolve_strategy
 from confide.planning.rules import BudgetRule
+from confide.planning.side_by_side import NOISE_MULTIPLIERS, OVERPROTECTED_BELOW, compare
 
 __all__ = [
     "NOISE_MULTIPLIERS",

@@ -238,7 +238,7 @@ class Plan:
         entry_counts : mapping or path, optional
             Counts to preview on; the result is then internal. A public or paid plan brings its own.
         """
-        from confide.planning.comparison import compare
+        from confide.planning.side_by_side import compare
 
         counts, kind = self.entry_counts, self.histogram
         if entry_counts is not None:
