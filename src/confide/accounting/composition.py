@@ -205,12 +205,14 @@ class Composition:
             try:
                 top = self.curve(remove, True, step=step, tilt=at.tilt, read=rough, aliasing=aliasing)
             except InputError:
-                if high < 1.0:
-                    break
-                step *= 4
+                step *= 3
                 continue
             high = min(high, float(top.delta(np.array([epsilon]))[0]))
-            bottom = self.curve(remove, False, step=step, tilt=at.tilt, read=rough, aliasing=aliasing)
+            try:
+                bottom = self.curve(remove, False, step=step, tilt=at.tilt, read=rough, aliasing=aliasing)
+            except InputError:
+                step *= 3
+                continue
             low = max(low, float(bottom.delta(np.array([epsilon]))[0]))
             gap = high - low
             if gap <= rtol * high or high < 1e-250:
@@ -219,6 +221,19 @@ class Composition:
             if step < self.coarsest(rough, step):
                 break
         return low, high
+
+    def delta_profile(self, epsilon: Floats) -> Floats:
+        """Return upper bounds on delta at every `epsilon` [n] >= 0, from a few shared curves."""
+        epsilon = np.asarray(epsilon, float)
+        if not self.parts:
+            return np.zeros(epsilon.shape)
+        worst = np.zeros(epsilon.shape)
+        for remove in (True, False):
+            best = np.ones(epsilon.shape)
+            for tilt in {1e-3, *(self.sizing(remove, delta=10.0**-d).tilt for d in (1, 2, 4, 6, 9, 12))}:
+                best = np.minimum(best, self._read_curve(remove, tilt).delta(epsilon))
+            worst = np.maximum(worst, best)
+        return worst
 
     def success_bound(self, prior: Floats) -> Floats:
         """Return an upper bound on gamma(prior) = inf over epsilon of delta_remove + exp(epsilon) prior, for all [n].

@@ -155,8 +155,19 @@ class Guarantee:
         if self._renyi_only:
             return 0.0, rdp_delta(self.rdp(), float(epsilon))
         remove = self._composition.delta_bounds(float(epsilon), True, rtol=rtol)
+        if epsilon == 0:  # total variation is symmetric
+            return remove
         add = self._composition.delta_bounds(float(epsilon), False, rtol=rtol)
         return max(remove[0], add[0]), max(remove[1], add[1])
+
+    def deltas(self, epsilons: ArrayLike) -> Floats:
+        """Return upper bounds on delta at every epsilon >= 0 of `epsilons`, faster than one by one."""
+        values = np.asarray(epsilons, float)
+        if not np.all((values >= 0) & np.isfinite(values)):
+            raise InputError("an epsilon is negative or not a number", expected="numbers, at least 0")
+        if self._renyi_only or self.mu is not None:
+            return np.array([self.delta(float(e)) for e in values.ravel()]).reshape(values.shape)
+        return self._composition.delta_profile(values)
 
     def advantage(self) -> float:
         """Return the largest membership advantage (true positive rate minus false positive rate) of any attack."""

@@ -88,7 +88,7 @@ class PrivateSelection(Mechanism):
             second = (1 + self.shape) * ((1 - 1 / RDP_ORDERS) * other - math.log(self.success) / RDP_ORDERS)
             return np.asarray(np.maximum(base + float(np.min(second)) + extra, 0.0))
         # Poisson: at order a needs an (epsilon, delta) with exp(epsilon) <= 1 + 1 / (a - 1).
-        deltas = np.array([self.base.delta(math.log1p(1 / (x - 1))) for x in a])
+        deltas = self.base.deltas(np.log1p(1 / (a - 1)))
         return np.asarray(np.maximum(base + self.mean * deltas + extra, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
