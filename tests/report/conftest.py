@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from confide.accounting import Gaussian
+from confide.accounting import Gaussian, SampledGaussian
 from confide.planning import plan
 from confide.release import AssumedPublic, Certificate, LedgerReference, Spent, certify, paid_metric
 from confide.report import (
@@ -19,8 +19,10 @@ from confide.report import (
     InternalFigures,
     Measured,
     Reliability,
+    RiskCase,
     Source,
 )
+from confide.risk import MeanEstimation
 
 NASTY = "<script>alert('x')</script>\"'&<img src=x onerror=alert(1)>"
 
@@ -107,3 +109,15 @@ def internal_figures() -> InternalFigures:
         timing={"training " + NASTY: 41.2},
         notes=["a note " + NASTY],
     )
+
+
+@pytest.fixture(scope="session")
+def risk_cases_of_three_budgets() -> list[RiskCase]:
+    return [
+        RiskCase(
+            f"noise {noise:g} " + NASTY,
+            SampledGaussian(noise_multiplier=noise, rate=0.02).guarantee(300),
+            MeanEstimation(noise=noise, norm=2.0, dimension=400),
+        )
+        for noise in (2.0, 1.0, 0.6)
+    ]

@@ -18,6 +18,7 @@ from confide.report.format import Column, Table, epsilon, interval, number, perc
 from confide.report.internal_page import internal_report
 from confide.report.page import UNPROTECTED
 from confide.report.release_page import attacker_sentence, guarantee_sentence, release_report
+from confide.report.risk_page import RiskCase, risk_cases, risk_report
 
 __all__ = [
     "UNPROTECTED",
@@ -30,6 +31,7 @@ __all__ = [
     "InternalFigures",
     "Measured",
     "Reliability",
+    "RiskCase",
     "Source",
     "Table",
     "attacker_sentence",
@@ -41,5 +43,7 @@ __all__ = [
     "percent",
     "plural",
     "release_report",
+    "risk_cases",
+    "risk_report",
     "scientific",
 ]

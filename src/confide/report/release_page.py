@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from confide.accounting import Guarantee
 from confide.release import NOT_RECORDED, PER_ENTRY, PREVIEW, TESTING_ONLY, Certificate, ClassGuarantee, guarantee_of
 from confide.report.format import NOTHING, Column, Table, epsilon, escape, interval, number, percent, plural, scientific
 from confide.report.page import Section, beside, bullets, cards, code, facts, page, paragraph
+from confide.report.risk_page import RiskCase, identification, precision_plots, roc, roc_small
 from confide.report.svg import DotRow, Series, dot_chart, plot
 
 _ROWS = 24  # a longer table of classes goes to the end of the page, a selection stays in the text
@@ -271,43 +271,12 @@ def _attacker(c: Certificate) -> str:
     exposed, sheltered = most_exposed(c), min(c.classes, key=lambda one: (one.tpr_at_fpr_1pct or 0.0, one.epsilon))
     text = paragraph(attacker_sentence(c), "lead")
     text += paragraph("This holds for every class, and against this adversary: " + c.adversary)
-    fpr = np.unique(np.concatenate([np.linspace(0.0, 1.0, 101), np.geomspace(1e-4, 0.1, 40)]))
     chosen = [exposed] if exposed.parts == sheltered.parts else [exposed, sheltered]
-    curves = []
-    for one in chosen:
-        label = f"{plural(one.entries, 'entry')}, epsilon {epsilon(one.epsilon)}"
-        curves.append(Series(label, list(fpr), _power(guarantee_of(one), fpr), "line"))
-    low = fpr[fpr > 0]
-    charts = [
-        plot(
-            [*curves, Series("guessing", [0, 1], [0, 1], "guide")],
-            title="Best possible attack (ROC)",
-            note="No attack can lie above these curves: a certified bound, not the result of an attack that was run.",
-            x_label="false positive rate (people wrongly accused)",
-            y_label="true positive rate (people recognised)",
-            x_range=(0.0, 1.0),
-            y_range=(0.0, 1.0),
-        ),
-        plot(
-            [
-                *(Series(s.label, list(low), list(np.asarray(s.y)[fpr > 0]), "line") for s in curves),
-                Series("guessing", list(low), list(low), "guide"),
-            ],
-            title="The same where few are accused wrongly",
-            note="Both axes logarithmic.",
-            x_label="false positive rate",
-            y_label="true positive rate",
-            x_range=(1e-4, 1.0),
-            y_range=(1e-4, 1.0),
-            x_log=True,
-            y_log=True,
-        ),
+    cases = [
+        RiskCase(f"{plural(one.entries, 'entry')}, epsilon {epsilon(one.epsilon)}", guarantee_of(one)) for one in chosen
     ]
+    charts = [roc(cases), roc_small(cases), precision_plots(cases, (0.01,))[0], identification(cases)]
     return text + beside(charts) + "<h3>Who has to be trusted</h3>" + bullets(c.trusted)
-
-
-def _power(guarantee: Guarantee, fpr: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
-    return [float(v) for v in 1.0 - np.asarray(guarantee.tradeoff(fpr))]
 
 
 def _plan(c: Certificate) -> str:
