@@ -114,16 +114,22 @@ def report(release: ReleaseFolder, output: Annotated[Path | None, typer.Option("
 @app.command("risk")
 def risk(
     target: Annotated[
-        Path, typer.Argument(metavar="RELEASE|PLAN", help="A release folder, a study file or a plan as JSON.")
+        Path, typer.Argument(metavar="RELEASE|PLAN", help="A release folder, a study file, or a plan as JSON.")
     ],
-    prior: Annotated[float, typer.Option(help="How likely the attacker held membership before.")] = 0.01,
+    entries: Annotated[int | None, typer.Option(help="Only a contributor with this many entries.")] = None,
+    budgets: Annotated[
+        str | None, typer.Option(help="Compare budgets, such as 1,4,8, for a study file or a plan.")
+    ] = None,
+    record: Annotated[
+        str | None, typer.Option(help="NORM,VALUES[,RANGE] of a record: adds the from-scratch reconstruction bound.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write a page with plots.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say what an attacker could do at best, in words and figures."""
-    from confide.cli.inspect import run_risk
+    from confide.cli.risk import run_risk
 
-    run_risk(target, prior=prior, output=output, as_json=as_json)
+    run_risk(target, entries=entries, budgets=budgets, record=record, output=output, as_json=as_json)
 
 
 @app.command("doctor")

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from confide._files import write_atomic
-from confide.errors import InputError
 
 
 def run_verify(release: Path, *, ledger: str | None, as_json: bool) -> None:
@@ -127,28 +126,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def plans_of(target: Path) -> tuple[str, Any]:
-    """Read a plan from a release folder, a study file or a plan as JSON: (name, Plan)."""
-    from confide.planning import Plan
-
-    if target.is_dir():
-        from confide.release import Release
-
-        certificate = Release.load(target).certificate
-        return certificate.name, Plan.from_dict(certificate.plan)
-    if target.suffix == ".json":
-        try:
-            return target.stem, Plan.from_dict(json.loads(target.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"cannot read a plan: {error}", where=str(target), expected="a plan as JSON") from error
-    from confide.studies.file import load_study
-    from confide.studies.prepare import declared_counts, histogram_source, make_plan
-
-    study = load_study(target)
-    source = histogram_source(study)
-    counts = declared_counts(study, target.parent)
-    return study.name, make_plan(study, counts, source if counts is not None else "none")

@@ -78,6 +78,7 @@ def status(url: Url = None, key: Key = None, as_json: Json = False) -> None:
         typer.echo(json.dumps(found.to_dict() | {"releases": [row.to_dict() for row in rows]}, indent=1))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -92,7 +93,9 @@ def status(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     for name in ("release", "data set", "state", "reserved", "admitted", "dropped"):
         table.add_column(name, justify="right" if name in ("admitted", "dropped") else "left", overflow="fold")
     for row in rows:
-        table.add_row(row.release, row.data_set, row.state, row.created, str(row.admitted), str(row.dropped))
+        table.add_row(
+            *map(escape, (row.release, row.data_set, row.state, row.created)), str(row.admitted), str(row.dropped)
+        )
     console.print(table)
     shares = Table(title="balances used")
     shares.add_column("share used")
@@ -129,13 +132,16 @@ def history(
         typer.echo(json.dumps({"remaining": left.to_dict(), "history": rows}, indent=1))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="INTERNAL  one contributor")
     for name in ("release", "data set", "state", "reserved", f"epsilon at {left.delta:g}"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(row["release"], row["data_set"], row["state"], row["created"], f"{row['epsilon']:.3f}")
+        table.add_row(
+            *(escape(row[name]) for name in ("release", "data_set", "state", "created")), f"{row['epsilon']:.3f}"
+        )
     console = Console()
     console.print(table)
     console.print(
@@ -221,3 +227,23 @@ def export(
     else:
         write_atomic(output, text.getvalue(), mode=0o600)
         typer.echo(f"wrote {output}")
+
+
+@app.command("rotate-key")
+def rotate_key(url: Url = None, key: Key = None) -> None:
+    """Hash every pseudonym again with a fresh key; no balance changes, and open runs must open the ledger again."""
+    with _open(url, key) as ledger:
+        ledger.rotate_key()
+        typer.echo(f"{ledger.status().contributors} pseudonyms changed; back up the key file again")
+
+
+@app.command("backup")
+def backup(
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="A new SQLite file.")],
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Copy a SQLite ledger while others go on writing (PostgreSQL: pg_dump). The key file is not copied."""
+    with _open(url, key) as ledger:
+        ledger.backup(output)
+    typer.echo(f"{output} is a whole copy; keep the key file apart from it")

@@ -234,7 +234,8 @@ class _Run:
         trainer = self._trainer(model, plan, admitted=None, resume=False, checkpoint=None, on_start=None)
         trainer.rehearse()  # model and loss are refused here, before anything is spent
         classes, class_of = classes_for(plan, self.prepared.train_index, self.prepared.budgets)
-        reservation = self._reserve(plan, classes, class_of, resume=resume)
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        reservation = self._reserve(plan, classes, class_of, resume=resume, parameters=parameters)
         return self._train_and_release(plan, reservation.admitted, resume=resume)
 
     def _plan(self) -> Plan:
@@ -283,12 +284,18 @@ class _Run:
         return {int(k): n for k, n in self.state.paid_histogram.items()}
 
     def _reserve(
-        self, plan: Plan, classes: Sequence[Guarantee], class_of: npt.NDArray[np.int64], *, resume: bool
+        self,
+        plan: Plan,
+        classes: Sequence[Guarantee],
+        class_of: npt.NDArray[np.int64],
+        *,
+        resume: bool,
+        parameters: int,
     ) -> Any:
         people = self.prepared.train_index.ids.tolist()
         if resume and self.state.reservation is not None:
             return self.ledger.resume(self.state.reservation, people)
-        if not self.watcher.price(Price(plan, self._price_lines(plan))):
+        if not self.watcher.price(Price(plan, self._price_lines(plan, parameters))):
             raise InputError("the price was not accepted: nothing was reserved", where="the question above")
         self.state.plan_fingerprint = plan.fingerprint()
         self.state.data_fingerprint = self.prepared.table.fingerprint(bytes.fromhex(self.state.key))
@@ -316,7 +323,7 @@ class _Run:
             )
         return reservation
 
-    def _price_lines(self, plan: Plan) -> tuple[str, ...]:
+    def _price_lines(self, plan: Plan, parameters: int) -> tuple[str, ...]:
         worst = max(c.epsilon for c in plan.classes)
         lines = [
             f"Every contributor, with all their entries, spends at most epsilon {worst:.3f} at delta {plan.delta:.3g} "
@@ -329,7 +336,12 @@ class _Run:
                 f"Held-out contributors spend epsilon {self.study.evaluation.metrics.epsilon:g} on metrics that leave."
             )
         if self.study.privacy.noise == "secure":
-            lines.append("Secure noise: a discrete Gaussian from a cryptographic generator; expect slower steps.")
+            from confide.training import noise_seconds
+
+            seconds = noise_seconds(parameters, plan.steps, noise="secure")
+            lines.append(
+                f"Secure noise (discrete Gaussian, cryptographic generator): about {seconds:.0f} s for it in all."
+            )
         return tuple(lines)
 
     # -- after the reservation ----------------------------------------------------------------------------------------
@@ -413,9 +425,8 @@ class _Run:
         options: dict[str, Any] = {"device": self.device}
         if self.study.engine.physical_batch is not None:
             options["physical_batch"] = self.study.engine.physical_batch
-        randomness: dict[str, Any] = (
-            {"seed": privacy.seed} if privacy.seed is not None else {"run_key": bytes.fromhex(self.state.key)}
-        )
+        # Without a seed the run draws its own secret, which lives in memory and, ratcheted, in the checkpoint alone.
+        randomness: dict[str, Any] = {} if privacy.seed is None else {"seed": privacy.seed}
         steps = plan.steps
         return PrivateRun(
             model,

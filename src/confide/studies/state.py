@@ -1,7 +1,8 @@
 """What a run must remember to be resumed: private, beside the internal figures, gone once the release is committed.
 
 A run is known by its folder ``internal/<name>-<UTC>-<6 hex>.run`` (mode 0700): ``run.json`` with the reservation, the
-plan and how far it came, and the trainer's checkpoint. It holds the run's secret key, hence mode 0600.
+plan and how far it came, and the trainer's checkpoint. The checkpoint holds the keys of the steps still to come (never
+of past noise), hence mode 0600.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class RunState:
     plan_fingerprint, data_fingerprint : str
         What must not have changed on resume; the data fingerprint is keyed with `key`.
     key : str
-        Hexadecimal run secret (32 bytes) for sampling coins and for the fingerprints.
+        Hexadecimal secret (32 bytes) of the data fingerprint; it has no part in coins or noise.
     reservation, histogram_reservation : str or None
         In the ledger.
     paid_histogram : dict or None
