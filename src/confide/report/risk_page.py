@@ -232,7 +232,7 @@ def _precision_text() -> str:
 def _identify_text() -> str:
     return paragraph(
         "The attacker knows everything about everybody else, holds a list of candidate records for one person, and "
-        "picks one. Candidates are taken to be equally likely; where one stands out, read the picture at its own chance."
+        "picks one. Candidates are taken to be equally likely; where one stands out, read the picture at its chance."
     )
 
 
