@@ -27,7 +27,7 @@ from confide.accounting import (
     mechanism_from_dict,
     rdp_epsilon,
 )
-from confide.accounting.mechanisms import _KINDS
+from confide.accounting.mechanisms import _KINDS, binomial
 from confide.errors import InputError, UnreachableError
 
 sampled = st.builds(
@@ -231,3 +231,25 @@ def test_import_stays_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+@pytest.mark.parametrize("step", [0.02, 0.11, 0.7])
+@pytest.mark.parametrize(("sigma", "rate", "k"), [(1.0, 0.01, 1), (0.6, 0.2, 3), (2.0, 0.05, 12), (0.5, 1e-3, 2)])
+@pytest.mark.parametrize("remove", [True, False])
+def test_coarse_lattices_bracket_one_step_everywhere(step, sigma, rate, k, remove):
+    # One step has a direct formula; a coarse lattice must stay above (upper) and below (lower) it at every epsilon.
+    composition = SampledGaussian(sigma, rate, k).guarantee()._composition
+    x = np.linspace(-14 * sigma, k + 14 * sigma, 200_001)
+    weights = binomial(k, rate)
+    without = np.exp(-0.5 * (x / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi)) * (x[1] - x[0])
+    present = sum(w * np.exp((i * x - i * i / 2) / sigma**2) for i, w in enumerate(weights)) * without
+    p, q = (present, without) if remove else (without, present)
+    epsilons_ = np.linspace(0, 6, 241)
+    truth = np.array([np.maximum(p - np.exp(e) * q, 0).sum() for e in epsilons_])
+    for upper in (True, False):
+        curve = composition.curve(remove, upper, step=step, tilt=0.5, read=1e-10, aliasing=1e-13)
+        bound = curve.delta(epsilons_)
+        if upper:
+            assert np.all(bound >= truth * (1 - 1e-6) - 1e-14)
+        else:
+            assert np.all(bound <= truth * (1 + 1e-6) + 1e-14)

@@ -216,7 +216,7 @@ class Guarantee:
         """Return an upper bound on the area under the ROC curve of any membership attack."""
         if self.mu is not None:
             return float(special.ndtr(self.mu / math.sqrt(2)))
-        fpr = np.concatenate([[0.0], np.exp(np.linspace(np.log(1e-9), np.log(0.5), 160)), np.linspace(0.5, 1, 81)[1:]])
+        fpr = np.concatenate([[0.0], np.exp(np.linspace(np.log(1e-6), np.log(0.5), 120)), np.linspace(0.5, 1, 81)[1:]])
         tpr = self.reconstruction_bound(fpr)
         # The bound is concave and increasing: the upper rectangle rule is safe, the chord rule with tangents tighter.
         return min(float(np.sum(np.diff(fpr) * tpr[1:])), 1.0)
