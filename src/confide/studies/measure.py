@@ -98,7 +98,7 @@ def measure(
             ),
         ],
         data=_data_report(prepared),
-        timing={"training (s)": round(seconds, 2)},
+        timing={"training": round(seconds, 2)},
         notes=notes,
     )
 
