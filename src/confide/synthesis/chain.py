@@ -1,0 +1,313 @@
+"""Patients drawn one after another: number of visits, static columns, then visit by visit.
+
+Every column is a maximum-entropy conditional (`confide.synthesis.conditional`) given columns drawn before it. Fitting
+alternates between drawing a large panel from the current parameters and re-solving each column on that panel, so that
+what comes out of the generator, pooled over visits, has the released tables; a chain fitted step by step without
+looking at its own output drifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from confide.errors import RunError
+from confide.synthesis.base import RowRule
+from confide.synthesis.conditional import Conditional, Parent, Targets, draw_rows, fit
+from confide.synthesis.contributions import Block, Centres, Var, centre_of, codes_of
+from confide.synthesis.domain import Domain, Floats, Ints, Panel
+from confide.synthesis.rules import CountLaw, count_values
+
+PANEL_ROWS = 25_000
+PASSES = 2
+# The panel on which equations are solved is not a release; a fixed public seed keeps fits repeatable.
+_PANEL_SEED = 7
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One column of the generator with the variables it is drawn from."""
+
+    var: Var
+    model: Conditional
+    parents: tuple[Var, ...] = ()
+    tilted: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The generator of the default method; see the module's description."""
+
+    domain: Domain
+    count: Floats
+    cap: float
+    static: tuple[Step, ...]
+    visit: tuple[Step, ...]
+    values: tuple[tuple[Ints, Floats], ...] = field(default=())
+
+    def simulate(self, patients: int, rng: np.random.Generator, rules: Sequence[RowRule] = ()) -> Panel:
+        """Draw patients with their visits."""
+        counts = self._counts(patients, rng)
+        static = np.zeros((patients, len(self.domain.static)), dtype=np.int64)
+        panel = Panel(
+            self.domain, static, np.zeros((int(counts.sum()), len(self.domain.visit)), dtype=np.int64), counts
+        )
+        tilt = tilt_of(counts, self.cap)
+        for step in self.static:
+            codes = [codes_of(panel, parent, "patient") for parent in step.parents]
+            allowed = allowed_cells(panel, step.var, rules, "patient", None)
+            # the array inside the panel is filled in place: later columns read it as their parent
+            static[:, step.var.position] = step.model.draw(codes, tilt if step.tilted else None, rng, patients, allowed)
+        self._visits(panel, rng, rules)
+        return panel
+
+    def _counts(self, patients: int, rng: np.random.Generator) -> Ints:
+        if not self.domain.visit:
+            return np.zeros(patients, dtype=np.int64)
+        bins = draw_rows(np.broadcast_to(self.count, (patients, len(self.count))), rng)
+        counts = np.zeros(patients, dtype=np.int64)
+        for number, (values, p) in enumerate(self.values):
+            here = np.flatnonzero(bins == number)
+            counts[here] = values[draw_rows(np.broadcast_to(p, (len(here), len(p))), rng)]
+        return counts
+
+    def _visits(self, panel: Panel, rng: np.random.Generator, rules: Sequence[RowRule]) -> None:
+        if not len(panel.visit):
+            return
+        steps = list(self.visit)
+        if steps and self.domain.time is not None and steps[0].var == time_var(self.domain):
+            first = steps.pop(0)
+            codes = [codes_of(panel, parent, "visit") for parent in first.parents]
+            allowed = allowed_cells(panel, first.var, rules, "visit", None)
+            times = first.model.draw(codes, None, rng, len(panel.visit), allowed)
+            # draws of one patient share all parents, so putting them in order changes no table
+            panel.visit[:, first.var.position] = times[np.lexsort((times, panel.of_visit))]
+        lagged = any(parent.kind == "lag" for step in steps for parent in step.parents) or any(
+            rule.parent.kind == "lag" for rule in rules
+        )
+        if not lagged:
+            rows = np.arange(len(panel.visit))
+            self._draw(panel, steps, rows, None, rng, rules)
+            return
+        order = np.argsort(-panel.counts, kind="stable")
+        active = panel.counts[order]
+        for visit in range(int(panel.counts.max())):
+            here = order[: int(np.searchsorted(-active, -visit, side="left"))]
+            rows = panel.starts[here] + visit
+            self._draw(panel, steps, rows, None if visit == 0 else rows - 1, rng, rules)
+
+    def _visits_of(self, panel: Panel, var: Var, rng: np.random.Generator, rules: Sequence[RowRule]) -> None:
+        """Draw one visit column of a panel whose earlier columns are there, without looking at previous visits."""
+        step = next(step for step in self.visit if step.var == var)
+        if var == time_var(self.domain):
+            replace(self, visit=(step,))._visits(panel, rng, ())
+        else:
+            still = [rule for rule in rules if rule.parent.kind != "lag"]
+            self._draw(panel, [step], np.arange(len(panel.visit)), None, rng, still)
+
+    def _draw(
+        self,
+        panel: Panel,
+        steps: Sequence[Step],
+        rows: Ints,
+        previous: Ints | None,
+        rng: np.random.Generator,
+        rules: Sequence[RowRule],
+    ) -> None:
+        owner = panel.of_visit[rows] if len(rows) != len(panel.visit) else panel.of_visit
+        known: dict[Var, Ints] = {}
+        for step in steps:
+            for parent in step.parents:
+                if parent.kind in ("static", "count") and parent not in known:
+                    known[parent] = codes_of(panel, parent, "patient")[owner]
+        for step in steps:
+            codes = [_at(panel, parent, rows, previous, known) for parent in step.parents]
+            allowed = allowed_cells(panel, step.var, rules, "visit", (rows, owner, previous))
+            panel.visit[rows, step.var.position] = step.model.draw(codes, None, rng, len(rows), allowed)
+
+
+def _at(panel: Panel, var: Var, rows: Ints, previous: Ints | None, known: Mapping[Var, Ints]) -> Ints:
+    if var.kind == "visit":
+        return np.asarray(panel.visit[rows, var.position], dtype=np.int64)
+    if var.kind == "lag":
+        if previous is None:
+            return np.full(len(rows), -1, dtype=np.int64)
+        return np.asarray(panel.visit[previous, var.position], dtype=np.int64)
+    return known[var]
+
+
+def allowed_cells(
+    panel: Panel, var: Var, rules: Sequence[RowRule], level: str, at: tuple[Ints, Ints, Ints | None] | None
+) -> npt.NDArray[np.bool_] | None:
+    """Return which cells the rules leave open for `var` on the given rows, or None where no rule speaks of it."""
+    mask: npt.NDArray[np.bool_] | None = None
+    for rule in rules:
+        if rule.child != var:
+            continue
+        if at is None:
+            codes = codes_of(panel, rule.parent, level)
+        elif rule.parent.kind in ("static", "count"):
+            codes = codes_of(panel, rule.parent, "patient")[at[1]]
+        else:
+            codes = _at(panel, rule.parent, at[0], at[2], {})
+        one = np.where((codes >= 0)[:, None], rule.allowed[codes], True)
+        mask = one if mask is None else mask & one
+    if mask is not None and not mask.any(axis=1).all():
+        raise RunError(
+            "the rules leave no value for a column",
+            where=", ".join(rule.text for rule in rules if rule.child == var),
+            expected="rules that can hold together",
+            remedy="correct the rules of the study; the noisy model is not affected",
+        )
+    return mask
+
+
+def time_var(domain: Domain) -> Var | None:
+    """Return the time column as a variable."""
+    if domain.time is None:
+        return None
+    return Var("visit", [column.name for column in domain.visit].index(domain.time))
+
+
+def tilt_of(counts: Ints, cap: float) -> Floats:
+    """Return each patient's weight in tables of visits, with mean 1."""
+    weight = np.minimum(counts, cap).astype(np.float64)
+    return weight / max(float(weight.mean()), 1e-9)
+
+
+def drawing_order(domain: Domain) -> list[Var]:
+    """Return the visit columns in the order they are drawn: time first, then as declared."""
+    time = time_var(domain)
+    rest = [Var("visit", i) for i in range(len(domain.visit)) if Var("visit", i) != time]
+    return ([time] if time is not None else []) + rest
+
+
+def fit_chain(
+    domain: Domain,
+    law: CountLaw,
+    centres: Centres,
+    one_way: Mapping[Var, Floats],
+    tilted: Mapping[Var, Floats],
+    pairs: Mapping[Block, tuple[Floats, float]],
+    *,
+    cap: float,
+    rules: Sequence[RowRule] = (),
+) -> Chain:
+    """Fit the generator to released tables.
+
+    Parameters
+    ----------
+    centres : mapping Var -> distribution
+        The centres that the two-way tables were measured at.
+    one_way : mapping Var -> distribution
+        Of patients for static columns and the number of visits, of (capped) visits for visit columns.
+    tilted : mapping Var -> distribution
+        Of static columns over (capped) visits.
+    pairs : mapping Block -> (centred table over total mass, standard deviation of its noise)
+    cap : float
+        Row weights are min(1, cap / k).
+    """
+    rng = np.random.default_rng(_PANEL_SEED)
+    rows_per_patient = max(law.mean, 0.5) if domain.visit else 1.0
+    size = int(np.clip(PANEL_ROWS / rows_per_patient, 2_000, 20_000))
+    values = tuple(count_values(domain.count_starts, domain.max_visits, law.p)) if domain.visit else ()
+    chain = Chain(domain, law.p, cap, (), (), values)
+    counts = chain._counts(size, rng)
+    static = np.zeros((size, len(domain.static)), dtype=np.int64)
+    panel = Panel(domain, static, np.zeros((int(counts.sum()), len(domain.visit)), dtype=np.int64), counts)
+    tilt = tilt_of(counts, cap)
+    steps: list[Step] = []
+    for position in range(len(domain.static)):
+        var = Var("static", position)
+        parents = _parents(panel, var, "patient", pairs, centres, set())
+        targets = Targets(
+            centres[var],
+            one_way[var],
+            tuple(p for _, p in parents),
+            tilt if var in tilted else None,
+            tilted.get(var),
+            allowed_cells(panel, var, rules, "patient", None),
+        )
+        model = fit(targets, np.ones(size), iterations=80)
+        step = Step(var, model, tuple(v for v, _ in parents), var in tilted)
+        steps.append(step)
+        codes = [codes_of(panel, parent, "patient") for parent in step.parents]
+        static[:, position] = model.draw(codes, tilt if step.tilted else None, rng, size, targets.allowed)
+    chain = replace(chain, static=tuple(steps))
+    if not domain.visit or not len(panel.visit):
+        return chain
+    weights = np.repeat(np.minimum(1.0, cap / np.maximum(counts, 1)), counts)
+    moving: dict[Var, Step] = {}
+    lagged = any(block.left is not None and block.left.kind == "lag" for block in pairs)
+    order = drawing_order(domain)
+    done: set[Var] = set()
+    for var in order:
+        moving[var] = _solve(panel, var, pairs, centres, one_way, weights, done, rules, lags=False, start=None)
+        done.add(var)
+        now = replace(chain, visit=tuple(moving[v] for v in order if v in done))
+        now._visits_of(panel, var, rng, rules)
+    chain = replace(chain, visit=tuple(moving[v] for v in order))
+    for number in range(PASSES if lagged else 0):
+        if number:
+            chain._visits(panel, rng, rules)
+        for at, var in enumerate(order):
+            if var == time_var(domain):
+                continue
+            start = moving[var].model if number else None
+            moving[var] = _solve(
+                panel, var, pairs, centres, one_way, weights, set(order[:at]), rules, lags=True, start=start
+            )
+        chain = replace(chain, visit=tuple(moving[v] for v in order))
+    return chain
+
+
+def _parents(
+    panel: Panel,
+    var: Var,
+    level: str,
+    pairs: Mapping[Block, tuple[Floats, float]],
+    centres: Centres,
+    drawn: set[Var],
+    *,
+    lags: bool = True,
+) -> list[tuple[Var, Parent]]:
+    """Return the released two-way tables in which `var` is the column drawn later."""
+    found = []
+    for block, (table, deviation) in pairs.items():
+        if block.level != level or block.left is None:
+            continue
+        left, right, interaction = block.left, block.right, table
+        if left == var and right in drawn:
+            left, right, interaction = right, left, table.T
+        if right != var or (left.kind == "visit" and left not in drawn) or (left.kind == "lag" and not lags):
+            continue
+        parent = Parent(codes_of(panel, left, level), centre_of(centres, left), interaction, deviation**2 * SLACK)
+        found.append((left, parent))
+    return found
+
+
+# The tables were already shrunk towards independence; this only keeps the equations solvable.
+SLACK = 0.1
+
+
+def _solve(
+    panel: Panel,
+    var: Var,
+    pairs: Mapping[Block, tuple[Floats, float]],
+    centres: Centres,
+    one_way: Mapping[Var, Floats],
+    weights: Floats,
+    drawn: set[Var],
+    rules: Sequence[RowRule],
+    *,
+    lags: bool,
+    start: Conditional | None,
+) -> Step:
+    parents = _parents(panel, var, "visit", pairs, centres, drawn, lags=lags)
+    allowed = allowed_cells(panel, var, [r for r in rules if lags or r.parent.kind != "lag"], "visit", None)
+    targets = Targets(centres[var], one_way[var], tuple(p for _, p in parents), allowed=allowed)
+    model = fit(targets, weights, start=start)
+    return Step(var, model, tuple(v for v, _ in parents))

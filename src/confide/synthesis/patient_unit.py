@@ -1,0 +1,389 @@
+"""The default method: tables of patients and visits with the patient as the unit of everything.
+
+Four passes over the data, each noised and metered (`confide.synthesis.meter`):
+
+1. the number of patients; one-way tables of static columns, of the number of visits and (weight 1/k) of visit columns,
+   centred at the uniform distribution;
+2. the strength of every candidate two-way table, on the 1/k table: Euclidean norms of centred tables, released together
+   with noise for the sensitivity of the whole vector (the clip of the joint contribution);
+3. one-way tables again, now centred at the first answer, which makes clipping cheap;
+4. the chosen two-way tables (static with static; static, previous value or other visit column with visit column).
+
+A public rule (`confide.synthesis.rules`) splits the budget, picks cap and clip, and decides how many two-way tables are
+worth measuring, down to none: on small tables independence is the better model. Fitting and generation only use the
+noisy answers: patients are drawn with their number of visits, then visit by visit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from confide.accounting import Guarantee
+from confide.errors import InputError
+from confide.synthesis.base import Measurement, NoisyModel, RowRule, Synthesizer
+from confide.synthesis.chain import fit_chain
+from confide.synthesis.contributions import Block, Var, batch_rows, batch_sum, block_size, cells_of, name_of, split
+from confide.synthesis.domain import Column, Domain, Floats, Ints, Panel
+from confide.synthesis.estimates import posterior_distribution, posterior_interaction
+from confide.synthesis.meter import Meter
+from confide.synthesis.rules import (
+    Allocation,
+    Candidate,
+    CountLaw,
+    allocate,
+    count_values,
+    patient_clip,
+    visit_weighting,
+)
+
+SHARE_PATIENTS = 0.03
+SHARE_FIRST = 0.12
+SHARE_SCORES = 0.08
+# Below this many standard deviations a strong dependence (norm 0.2 per patient) could not be told from noise.
+SCORE_SNR = 1.0
+STRONG_NORM = 0.2
+TARGET_WEIGHT = 2.0
+
+
+def _ones(counts: Ints) -> Floats:
+    return np.ones(len(counts))
+
+
+def _per_patient(counts: Ints) -> Floats:
+    return np.asarray(1.0 / np.maximum(counts, 1), dtype=np.float64)
+
+
+def _capped(cap: float) -> Callable[[Ints], Floats]:
+    def weight(counts: Ints) -> Floats:
+        return np.asarray(np.minimum(1.0, cap / np.maximum(counts, 1)), dtype=np.float64)
+
+    return weight
+
+
+def column_of(domain: Domain, var: Var) -> Column:
+    """Return the column behind a variable."""
+    if var.kind == "count":
+        return Column("number of visits", cells_of(domain, var), ordinal=True)
+    return (domain.static if var.kind == "static" else domain.visit)[var.position]
+
+
+def candidate_blocks(domain: Domain) -> list[Block]:
+    """Return every two-way table that the default method may measure."""
+    static = [Var("static", i) for i in range(len(domain.static))]
+    if domain.visit:
+        static = [Var("count"), *static]
+    visit = [Var("visit", i) for i in range(len(domain.visit))]
+    blocks = [Block("patient", b, a) for i, a in enumerate(static) for b in static[i + 1 :]]
+    blocks += [Block("visit", v, s) for s in static for v in visit]
+    blocks += [Block("visit", b, a) for i, a in enumerate(visit) for b in visit[i + 1 :]]
+    blocks += [Block("visit", v, Var("lag", v.position)) for v in visit if column_of(domain, v).name != domain.time]
+    return [b for b in blocks if min(cells_of(domain, b.right), cells_of(domain, b.left or b.right)) > 1]
+
+
+def typical_norm(domain: Domain, blocks: Sequence[Block], centres: dict[Var, Floats]) -> float:
+    """Return the root mean squared norm of one row's centred contribution if columns were independent."""
+
+    def spread(var: Var) -> float:
+        p = centres[Var("visit", var.position)] if var.kind == "lag" else centres[var]
+        return max(1.0 - float(p @ p), 0.02)
+
+    return math.sqrt(sum(spread(b.right) * (spread(b.left) if b.left is not None else 1.0) for b in blocks))
+
+
+@dataclass(frozen=True)
+class PatientUnit(Synthesizer):
+    """The default synthesiser; see the module's description.
+
+    Attributes
+    ----------
+    estimand : "visit" or "patient"
+        Whether the table should be right per visit (patients with many visits count more) or per patient.
+    structure : "rule" or "none"
+        "none" measures no two-way table: independence at full budget.
+    """
+
+    estimand: str = "visit"
+    structure: str = "rule"
+    name: str = "patient-unit"
+
+    def fit(
+        self, panel: Panel, meter: Meter, *, scale: Floats | None = None, rules: Sequence[RowRule] = ()
+    ) -> NoisyModel:
+        """Measure, fit and return the noisy model; see `Synthesizer.fit`."""
+        if self.estimand not in ("visit", "patient"):
+            raise InputError(f"estimand is {self.estimand!r}", expected="'visit' or 'patient'")
+        return _Fit(panel, meter, self, scale, tuple(rules)).run()
+
+
+class _Fit:
+    """One run of the four passes; private state lives only here."""
+
+    def __init__(
+        self, panel: Panel, meter: Meter, options: PatientUnit, scale: Floats | None, rules: tuple[RowRule, ...]
+    ) -> None:
+        self.panel, self.meter, self.options, self.scale, self.rules = panel, meter, options, scale, rules
+        self.domain = panel.domain
+        self.static_vars = [Var("static", i) for i in range(len(self.domain.static))]
+        self.count_vars = [Var("count")] if self.domain.visit else []
+        self.visit_vars = [Var("visit", i) for i in range(len(self.domain.visit))]
+        self.measured: list[Measurement] = []
+        self.per_patient = options.estimand == "patient"
+        self.cap = 1.0
+        self.first: dict[Var, tuple[Floats, float]] = {}
+        self.centre_error = 0.0
+
+    # -- looks at the data -------------------------------------------------------------------------------------
+
+    def _sum(
+        self, name: str, blocks: Sequence[Block], centres: dict[Var, Floats], clip: float, weight: object, share: float
+    ) -> list[Floats]:
+        assert callable(weight)
+        exact = batch_sum(self.panel, blocks, centres, clip=clip, weight=weight, scale=self.scale)
+        noisy = self.meter.gaussian(name, exact, sensitivity=clip, share=share)
+        return split(self.domain, blocks, noisy)
+
+    def _first(self) -> tuple[CountLaw, dict[Var, Floats]]:
+        count = np.array([self.panel.patients if self.scale is None else self.scale.sum()], dtype=np.float64)
+        patients = float(self.meter.gaussian("number of patients", count, sensitivity=1.0, share=SHARE_PATIENTS)[0])
+        patients = max(patients, 1.0)
+        everything = [*self.count_vars, *self.static_vars, *self.visit_vars]
+        uniform = {var: np.full(cells_of(self.domain, var), 1 / cells_of(self.domain, var)) for var in everything}
+        at_patient = [Block("patient", var) for var in (*self.count_vars, *self.static_vars)]
+        at_visit = [Block("visit", var) for var in self.visit_vars]
+        # Static and visit rows side by side in one vector: at most sqrt(sum of 1 - 1/n) whatever the patient.
+        bound = math.sqrt(sum(1 - 1 / cells_of(self.domain, var) for var in everything)) or 1.0
+        exact = np.concatenate(
+            [
+                batch_sum(self.panel, blocks, uniform, clip=bound, weight=weight, scale=self.scale)
+                for blocks, weight in ((at_patient, _ones), (at_visit, _per_patient))
+                if blocks
+            ]
+        )
+        noisy = self.meter.gaussian("first one-way tables", exact, sensitivity=bound, share=SHARE_FIRST)
+        deviation = self.meter.deviation(bound, SHARE_FIRST) / patients
+        centres = {}
+        for block, part in zip(
+            [*at_patient, *at_visit], split(self.domain, [*at_patient, *at_visit], noisy), strict=True
+        ):
+            column = column_of(self.domain, block.right)
+            self.first[block.right] = (uniform[block.right] + part / patients, deviation)
+            centres[block.right] = posterior_distribution(
+                *self.first[block.right], column, count=block.right.kind == "count"
+            )
+        cells = float(np.mean([len(centre) for centre in centres.values()]))
+        self.centre_error = min(0.4 * cells * deviation, 0.35)
+        return self._law(patients, centres), centres
+
+    def _law(self, patients: float, centres: dict[Var, Floats]) -> CountLaw:
+        if not self.domain.visit:
+            return CountLaw(patients, np.ones(1), np.ones(1))
+        p = centres[Var("count")]
+        bins = count_values(self.domain.count_starts, self.domain.max_visits, p)
+        return CountLaw(patients, np.array([float(values @ weight) for values, weight in bins]), p)
+
+    def _scores(self, law: CountLaw, centres: dict[Var, Floats]) -> tuple[list[Block], list[Candidate]]:
+        blocks = candidate_blocks(self.domain)
+        if self.options.structure == "none" or not blocks:
+            return [], []
+        typical = typical_norm(self.domain, blocks, centres)
+        deviation = self.meter.deviation(typical, SHARE_SCORES)
+        if STRONG_NORM * law.patients < SCORE_SNR * deviation:
+            return [], []
+        at_patient = [b for b in blocks if b.level == "patient"]
+        at_visit = [b for b in blocks if b.level == "visit"]
+        rows = np.zeros(sum(block_size(self.domain, b) for b in blocks))
+        exact_rows = self._joint(at_patient, at_visit, centres, typical, rows)
+        norms = np.array(
+            [float(np.linalg.norm(part)) for part in split(self.domain, [*at_patient, *at_visit], exact_rows)]
+        )
+        noisy = self.meter.gaussian("strength of two-way tables", norms, sensitivity=typical, share=SHARE_SCORES)
+        # Empirical Bayes over the noisy scores, so that the best of many noise draws is not believed.
+        mean = max(float(noisy.mean()), 0.0)
+        spread = max(float(noisy.var()) - deviation**2, 0.0)
+        shrink = spread / (spread + deviation**2)
+        ordered: list[tuple[float, Block, Candidate]] = []
+        for block, score in zip([*at_patient, *at_visit], noisy, strict=True):
+            cells = block_size(self.domain, block)
+            one = typical_norm(self.domain, [block], centres)
+            believed = max(mean + shrink * (float(score) - mean), 0.0)
+            # independent columns of a finite sample have a norm, too
+            believed = math.sqrt(max(believed**2 - law.patients * one**2, 0.0))
+            strength = 0.4 * math.sqrt(cells) * believed / law.patients
+            assert block.left is not None
+            if self.domain.target in (
+                column_of(self.domain, block.left).name,
+                column_of(self.domain, block.right).name,
+            ):
+                strength *= TARGET_WEIGHT
+            ordered.append((strength, block, Candidate(cells, strength, block.level, one)))
+        # strongest per unit of what measuring it costs the others; ties by position, never by data
+        ordered.sort(key=lambda item: -item[0] / math.sqrt(item[2].typical * item[2].cells))
+        ordered = [item for item in ordered if item[0] > 0]
+        return [block for _, block, _ in ordered], [candidate for _, _, candidate in ordered]
+
+    def _joint(
+        self, at_patient: list[Block], at_visit: list[Block], centres: dict[Var, Floats], clip: float, total: Floats
+    ) -> Floats:
+        """Sum contributions of both levels under one clip per patient (rows of both side by side)."""
+        cells = len(total)
+        size = max(1, (48 << 20) // (24 * cells))
+        for start in range(0, self.panel.patients, size):
+            stop = min(start + size, self.panel.patients)
+            part = self.panel.slice(start, stop)
+            sides = [
+                batch_rows(part, blocks, centres, clip=math.inf, weight=weight)
+                for blocks, weight in ((at_patient, _ones), (at_visit, _per_patient))
+                if blocks
+            ]
+            rows = np.concatenate(sides, axis=1)
+            factor = np.minimum(1.0, clip / np.maximum(np.linalg.norm(rows, axis=1), 1e-300))
+            if self.scale is not None:
+                factor = factor * self.scale[start:stop]
+            total += factor @ rows
+        return total
+
+    # -- the run -----------------------------------------------------------------------------------------------
+
+    def run(self) -> NoisyModel:
+        law, centres = self._first()
+        blocks, candidates = self._scores(law, centres)
+        left = self.meter.left * (1 - 1e-9)
+        at_patient = [Block("patient", var) for var in (*self.count_vars, *self.static_vars)]
+        at_visit = [Block("visit", var) for var in self.visit_vars]
+        if at_visit and not self.per_patient:
+            at_visit = [*at_visit, *(Block("visit", var) for var in self.static_vars)]
+        d = len(self.domain.names)
+        plan = allocate(
+            law,
+            self.meter.mu * math.sqrt(left),
+            patient_cells=[block_size(self.domain, b) for b in at_patient] or [1],
+            patient_typical=typical_norm(self.domain, at_patient, centres),
+            visit_cells=[block_size(self.domain, b) for b in at_visit],
+            visit_typical=typical_norm(self.domain, at_visit, centres),
+            candidates=candidates,
+            per_patient=self.per_patient,
+            pairs=max(1, d * (d - 1) // 2),
+        )
+        blocks = blocks[: plan.chosen]
+        if not at_patient:
+            plan = Allocation(
+                0.0, plan.visit_one_way + plan.patient_one_way, plan.patient_pairs, plan.visit_pairs, plan.chosen
+            )
+        one_way, tilted = self._one_ways(law, centres, at_patient, at_visit, plan, left)
+        if self.count_vars:
+            law = self._law(law.patients, one_way)
+        pairs = self._pairs(law, centres, one_way, blocks, plan, left)
+        chain = fit_chain(
+            self.domain, law, {**centres, **one_way}, one_way, tilted, pairs, cap=self.cap, rules=self.rules
+        )
+        return NoisyModel(
+            method=self.options.name,
+            domain=self.domain,
+            patients=law.patients,
+            generator=chain,
+            measurements=tuple(self.measured),
+            parts=tuple(self.meter.parts),
+            rules=self.rules,
+        )
+
+    def _one_ways(
+        self,
+        law: CountLaw,
+        centres: dict[Var, Floats],
+        at_patient: list[Block],
+        at_visit: list[Block],
+        plan: Allocation,
+        left: float,
+    ) -> tuple[dict[Var, Floats], dict[Var, Floats]]:
+        one_way: dict[Var, Floats] = {}
+        tilted: dict[Var, Floats] = {}
+        if at_patient:
+            share = plan.patient_one_way * left
+            clip = patient_clip(typical_norm(self.domain, at_patient, centres))
+            parts = self._sum("one-way tables of patients", at_patient, centres, clip, _ones, share)
+            deviation = self.meter.deviation(clip, share) / law.patients
+            for block, part in zip(at_patient, parts, strict=True):
+                # both passes ask the same of static columns: average by precision
+                first, before = self.first[block.right]
+                now = centres[block.right] + part / law.patients
+                lean = before**2 / (before**2 + deviation**2)
+                both = before * deviation / math.hypot(before, deviation)
+                one_way[block.right] = self._keep(block, lean * now + (1 - lean) * first, both)
+        if at_visit:
+            if self.count_vars and at_patient:
+                law = self._law(law.patients, one_way)
+            share = plan.visit_one_way * left
+            noise = 1 / (self.meter.mu * math.sqrt(share))
+            typical = typical_norm(self.domain, at_visit, centres)
+            cells = float(np.mean([block_size(self.domain, b) for b in at_visit]))
+            w = visit_weighting(
+                law,
+                typical,
+                noise,
+                cells,
+                caps=[1.0] if self.per_patient else None,
+                centre_error=self.centre_error,
+            )
+            parts = self._sum("one-way tables of visits", at_visit, centres, w.clip, _capped(w.cap), share)
+            deviation = self.meter.deviation(w.clip, share) / w.mass
+            for block, part in zip(at_visit, parts, strict=True):
+                estimate = self._keep(block, centres[block.right] + part / w.mass, deviation)
+                (one_way if block.right.kind == "visit" else tilted)[block.right] = estimate
+            self.cap = w.cap
+        return one_way, tilted
+
+    def _keep(self, block: Block, noisy: Floats, deviation: float) -> Floats:
+        column = column_of(self.domain, block.right)
+        estimate = posterior_distribution(noisy, deviation, column, count=block.right.kind == "count")
+        self.measured.append(Measurement((name_of(self.domain, block.right),), block.level, noisy, deviation, estimate))
+        return estimate
+
+    def _pairs(
+        self,
+        law: CountLaw,
+        centres: dict[Var, Floats],
+        one_way: dict[Var, Floats],
+        blocks: list[Block],
+        plan: Allocation,
+        left: float,
+    ) -> dict[Block, tuple[Floats, float]]:
+        # Recentre at the better one-way answers: they are released, so they may serve as centres.
+        better = {**centres, **one_way}
+        found: dict[Block, tuple[Floats, float]] = {}
+        for level, share in (("patient", plan.patient_pairs * left), ("visit", plan.visit_pairs * left)):
+            batch = [block for block in blocks if block.level == level]
+            if not batch or share <= 0:
+                continue
+            typical = typical_norm(self.domain, batch, better)
+            weight: Callable[[Ints], Floats]
+            if level == "patient":
+                clip, mass, weight = patient_clip(typical), law.patients, _ones
+            else:
+                noise = 1 / (self.meter.mu * math.sqrt(share))
+                cells = float(np.mean([block_size(self.domain, b) for b in batch]))
+                w = visit_weighting(law, typical, noise, cells, caps=[self.cap])
+                clip, mass, weight = w.clip, w.mass, _capped(w.cap)
+            parts = self._sum(f"two-way tables of {level}s", batch, better, clip, weight, share)
+            deviation = self.meter.deviation(clip, share) / mass
+            for block, part in zip(batch, parts, strict=True):
+                assert block.left is not None
+                left_column, right_column = column_of(self.domain, block.left), column_of(self.domain, block.right)
+                p = better[Var("visit", block.left.position)] if block.left.kind == "lag" else better[block.left]
+                q = better[block.right]
+                table = part.reshape(len(p), len(q)) / mass
+                estimate, _ = posterior_interaction(table, deviation, p, q, left_column, right_column)
+                found[block] = (estimate, deviation)
+                names = (name_of(self.domain, block.left), name_of(self.domain, block.right))
+                self.measured.append(
+                    Measurement(names, level, table + np.outer(p, q), deviation, estimate + np.outer(p, q))
+                )
+        return found
+
+
+def guarantee_of(model: NoisyModel) -> Guarantee:
+    """Return the composed guarantee of a fitted model."""
+    return model.guarantee()
