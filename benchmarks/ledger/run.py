@@ -184,31 +184,40 @@ def admission() -> list[dict[str, object]]:
     rows = []
     for cap in (2.0, 4.0, 8.0, 16.0):
         rule = Filter.design(cap, 1e-6)
-        room = np.array(rule.allowances)
 
-        def rdp(name: str, orders: tuple[float, ...] = rule.orders) -> np.ndarray:
+        def plan(name: str, steps: int) -> Guarantee:
             noise, rate, _ = PLANS[name]
-            return SampledGaussian(noise_multiplier=noise, rate=rate).rdp(np.array(orders))
+            return SampledGaussian(noise_multiplier=noise, rate=rate).guarantee(steps=steps)
+
+        def fits(charges: list[np.ndarray], rule: Filter = rule) -> bool:
+            return bool(rule.admits(np.sum([c.astype(np.uint64) for c in charges], axis=0)[None, :])[0])
 
         for mix in ("50 equal", "one large, many small", "low noise", "noise 0.8", "high noise"):
-            parts: list[tuple[str, int]] = []
-            used = np.zeros(2)
+            first: list[tuple[str, int]] = []
             if mix == "one large, many small":
-                steps = int(PLANS["large"][2] * min(1.0, cap / 8))
-                used += steps * rdp("large")
-                parts.append(("large", steps))
+                first = [("large", int(PLANS["large"][2] * min(1.0, cap / 8)))]
             filler = {"one large, many small": "small", "50 equal": "small"}.get(mix, mix)
-            steps = int(np.max(np.floor((room - used) / rdp(filler))))
-            if steps <= 0:
+            pieces = 50 if mix == "50 equal" else 20
+            base = [rule.charge(plan(*part)) for part in first]
+            if base and not fits(base):
+                rows.append({"cap": cap, "mix": mix, "ratio": None})
                 continue
-            parts.append((filler, steps))
-            guarantee = Guarantee(
-                tuple((SampledGaussian(noise_multiplier=PLANS[n][0], rate=PLANS[n][1]), s) for n, s in parts)
-            )
-            low, high = guarantee.epsilon_interval(1e-6)
-            row = {"cap": cap, "mix": mix, "steps": dict(parts), "tight": [low, high], "ratio": cap / low}
+            low, high = 0, 10**6
+            while high - low > max(1, low // 500):
+                steps = (low + high) // 2
+                good = fits(base + [rule.charge(plan(filler, steps))] * pieces)
+                low, high = (steps, high) if good else (low, steps)
+            if low == 0:
+                rows.append({"cap": cap, "mix": mix, "ratio": None})
+                continue
+            parts = [*first, (filler, low * pieces)]
+            guarantee = Guarantee(tuple(part for name, steps in parts for part in plan(name, steps).parts))
+            tight = guarantee.epsilon_interval(1e-6)
+            row = {"cap": cap, "mix": mix, "steps": dict(parts), "tight": list(tight), "ratio": cap / tight[0]}
             rows.append(row)
-            print(f"cap {cap:4.0f}  {mix:24s} tight {low:.3f}-{high:.3f}  ratio {cap / low:.3f}", flush=True)
+            print(
+                f"cap {cap:4.0f}  {mix:24s} tight {tight[0]:.3f}-{tight[1]:.3f}  ratio {row['ratio']:.3f}", flush=True
+            )
     return rows
 
 

@@ -10,7 +10,7 @@ import sqlite3
 import numpy as np
 import pytest
 
-from confide.accounting import Gaussian, SampledGaussian, compose
+from confide.accounting import Gaussian, SampledGaussian, calibrate_rates, compose
 from confide.errors import BudgetError, InputError, RunError, VerificationError
 from confide.ledger import Ledger, Receipt
 
@@ -108,6 +108,17 @@ def test_one_release_may_use_the_whole_balance_and_closes_it(new):
         ledger.reserve(release="r", contributors=["b"], class_of=np.zeros(1, int), classes=[whole], data_set="d")
     ledger.verify()
     assert ledger.abort(kept.id) and ledger.remaining("a").used == 0.0
+
+
+@pytest.mark.parametrize("entries", [1, 13])
+def test_a_plan_at_the_cap_is_admitted_once_however_many_entries(new, entries):
+    ledger = new(epsilon=4.0)
+    rate = float(calibrate_rates([entries], 4.0, delta=1e-6, noise_multiplier=1.0, steps=200)[0])
+    plan = SampledGaussian(noise_multiplier=1.0, rate=rate, entries=entries).guarantee(steps=200)
+    price = {"class_of": np.zeros(1, int), "classes": [plan], "data_set": "d", "contributors": ["a"]}
+    assert ledger.reserve(release="r", **price).admitted.all()
+    with pytest.raises(BudgetError):
+        ledger.reserve(release="again", **price)
 
 
 def test_abort_refunds_only_before_the_first_private_batch(new):

@@ -72,20 +72,20 @@ def test_two_runs_at_once_cannot_overspend(new, url, key, tmp_path):
 
 @pytest.mark.slow
 def test_writers_killed_at_random(new, url, key, tmp_path):
-    """Six writers, killed at random moments and replaced: what any of them reported is there, exactly once."""
+    """Four writers, killed at random moments and replaced: what any of them reported is there, exactly once."""
     random.seed(7)
     ledger = new(epsilon=40.0)
     (tmp_path / "go").touch()
     workers: list[tuple[subprocess.Popen[bytes], Path]] = []
     outputs: list[Path] = []
-    killed, finish = 0, time.monotonic() + 45
-    while time.monotonic() < finish:
-        while len(workers) < 6:
+    killed, finish = 0, time.monotonic() + 240
+    while time.monotonic() < finish and killed < 15:
+        while len(workers) < 4:
             output = tmp_path / f"out{len(outputs)}"
             outputs.append(output)
             command = [sys.executable, "-c", WORKER, url, str(key), str(tmp_path / "go")]
-            with output.open("wb") as file:
-                workers.append((subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL), output))
+            with output.open("wb") as file, (tmp_path / "errors").open("ab") as errors:
+                workers.append((subprocess.Popen(command, stdout=file, stderr=errors), output))
         time.sleep(random.uniform(0.02, 0.3))
         # Only those that have begun to write: a process that is still importing is no test.
         victims = [w for w in workers if w[1].stat().st_size]
@@ -102,7 +102,7 @@ def test_writers_killed_at_random(new, url, key, tmp_path):
     told = [line for line in told if len(line) == 2]
     states = {r.id: r.state for r in ledger.reservations()}
     order = ("reserved", "started", "committed")
-    assert killed >= 3 and told
+    assert killed >= 3 and told, (tmp_path / "errors").read_text()
     for step, name in told:
         assert order.index(states[name]) >= order.index(step)
     assert len(states) <= capacity(ledger)

@@ -948,3 +948,12 @@ def _create_tables(store: Store) -> None:
         if sa.inspect(connection).has_table("meta"):
             raise InputError("there is a ledger already", where=store.where, remedy="open it")
         schema.metadata.create_all(connection)
+        if not store.sqlite:
+            # Packed numbers hardly compress; trying costs PostgreSQL more time than writing them.
+            for table, column in (
+                ("balance", "counters"),
+                ("token", "tokens"),
+                ("token", "numbers"),
+                ("codes", "packed"),
+            ):
+                connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL")
