@@ -15,26 +15,16 @@ from functools import cached_property
 
 import numpy as np
 
-from confide.accounting.engine import (
-    MAX_CELLS,
-    Curve,
-    Saddle,
-    Sizing,
-    Step,
-    both_directions,
-    convolve,
-    lattice_span,
-    lattice_step,
-    lower_edges,
-    lower_lattice,
-    saddle,
-    size,
-    upper_lattice,
-)
+from confide.accounting.engine import Curve, convolve
+from confide.accounting.lattice import Step, both_directions, lattice_span, lower_edges, lower_lattice, upper_lattice
 from confide.accounting.pairs import Floats, Pair
+from confide.accounting.sizing import Saddle, Sizing, lattice_step, saddle, size
 from confide.errors import InputError
 
+#: Share of the probability read that truncating one step may use.
 _SHARE = 1e-7
+#: Most cells of one step.
+MAX_CELLS = 1 << 20
 
 
 @dataclass
@@ -51,7 +41,7 @@ class Composition:
         return sum(steps for _, steps in self.parts)
 
     def _cells(self, step: float, read: float, upper: bool) -> list[tuple[Step, Step]]:
-        """Cells of every part in both directions; for lower bounds on edges half a step off the lattice."""
+        """Cells of every part in both directions; for lower bounds on edges of their own."""
         read = 10.0 ** np.floor(np.log10(max(read, 1e-280)))
         key = (step, read, upper)
         if key not in self._steps:

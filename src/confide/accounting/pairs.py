@@ -138,8 +138,8 @@ class MixturePair:
     def trimmed(self, tail: float, upper: bool) -> tuple[Pair, float]:
         """Leave out the largest shifts of total weight at most `tail` (upper), or give that weight to the largest kept.
 
-        Shifts in ascending order. More weight on larger shifts dominates less (Choquette-Choo et al. 2023), so that
-        rounding a shift down is dominated; counting its weight as lost (infinite loss) dominates.
+        A mixture with weight moved to larger shifts dominates (Choquette-Choo et al. 2023): rounding a shift down is
+        dominated, and counting its weight as lost (infinite loss) dominates. Shifts are in ascending order.
         """
         above = np.cumsum(self.probabilities[::-1])[::-1]
         kept = max(int(np.searchsorted(-above, -tail, side="left")), 1)
