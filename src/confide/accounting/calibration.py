@@ -91,27 +91,44 @@ def _per_class(
     """Solve cost(k, x) = epsilon for every class; each answer is a function of its own (k, epsilon) alone.
 
     A search started from another class's answer would let that class's presence move this one's within the tolerance.
-    So starts come from the same ladder k = 1, 2, 4, ... at the same epsilon, whoever else is asked for: k x is nearly
-    constant, and a straight line through it on the logarithmic ladder is right to a few parts in a thousand.
+    So starts come from fixed public ladders, k = 1, 2, 4, ... and epsilon = 2^(j/4), whoever else is asked for: k x is
+    nearly constant, and straight lines through logarithms are right to a few parts in a thousand.
     """
     known: dict[tuple[int, float], float] = {}
 
+    def ladder(j: int) -> float:
+        return float(2.0 ** (j / 4))
+
+    def along_entries(k: int, target: float) -> float:
+        low = 1 << (k.bit_length() - 1)
+        if k == 1:
+            return first
+        if k == low:
+            start = solve(k // 2, target) / 2
+            # half the last change of k x is a good guess of the next one
+            return (
+                start * math.sqrt(2 * solve(k // 2, target) / solve(k // 4, target)) if k > 2 and start > 0 else start
+            )
+        below, above = solve(low, target) * low, solve(2 * low, target) * 2 * low
+        share = math.log2(k / low)
+        return below ** (1 - share) * above**share / k if below > 0 and above > 0 else first / k
+
     def solve(k: int, target: float) -> float:
         if (k, target) not in known:
-            low = 1 << (k.bit_length() - 1)
-            if k == 1:
-                start = first
-            elif k == low:
-                start = solve(k // 2, target) / 2
-                if k > 2 and start > 0:
-                    # half the last change of k x is a good guess of the next one
-                    start *= math.sqrt(2 * solve(k // 2, target) / solve(k // 4, target))
+            place = 4 * math.log2(target)
+            j = round(place)
+            if ladder(j) == target:
+                start = along_entries(k, target)
             else:
-                below, above = solve(low, target) * low, solve(2 * low, target) * 2 * low
-                share = math.log2(k / low)
-                start = below ** (1 - share) * above**share / k if below > 0 and above > 0 else first / k
-            known[k, target] = _largest(lambda x: cost(k, x), target, start or first / k, ceiling)
+                j = math.floor(place)
+                below, above = along_ladder(k, ladder(j)), along_ladder(k, ladder(j + 1))
+                share = place - j
+                start = below ** (1 - share) * above**share if below > 0 and above > 0 else first / k
+            known[k, target] = _largest(lambda x: cost(k, x), target, min(start or first / k, ceiling), ceiling)
         return known[k, target]
+
+    def along_ladder(k: int, target: float) -> float:
+        return solve(k, target) if k & (k - 1) == 0 else along_entries(k, target)
 
     out = np.empty(entries.shape)
     for index in np.ndindex(out.shape):
