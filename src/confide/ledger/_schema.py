@@ -29,7 +29,7 @@ token = sa.Table(
     sa.Column("numbers", sa.LargeBinary, nullable=False),
 )
 
-# What has been spent: packed counters of up to 65,536 contributors a row, one run of counters for each order.
+# What has been spent: packed counters of some ten thousand contributors a row, one run of counters for each order.
 balance = sa.Table(
     "balance",
     metadata,

@@ -48,7 +48,9 @@ def _unpack(rows: list[tuple[int, bytes, bytes]]) -> tuple[Tokens, Numbers]:
 def _slices(tokens: Tokens) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the positions of tokens by ranges of groups, so that millions of them need little memory at a time."""
     parts = min(64, max(1, len(tokens) // _SLICE))
-    part_of = (bucket_of(tokens) * parts) >> 16
+    high = (tokens[:, 0] >> np.uint64(48)).astype(np.uint32)
+    part_of = ((high * np.uint32(parts)) >> np.uint32(16)).astype(np.uint8)
+    del high
     for part in range(parts):
         yield np.flatnonzero(part_of == part)
 

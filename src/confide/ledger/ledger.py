@@ -222,12 +222,14 @@ class Ledger:
         numbers = _tokens.lookup(connection, tokens)
         fresh = np.flatnonzero(numbers < 0)
         if len(fresh):
-            _tokens.insert(self._store, connection, tokens[fresh], total)
+            # Millions of new people need no second copy of their hashes.
+            added = tokens if len(fresh) == len(tokens) else tokens[fresh]
+            _tokens.insert(self._store, connection, added, total)
             numbers[fresh] = np.arange(total, total + len(fresh))
         _check_unique(numbers, total + len(fresh))
         if not len(fresh):
             return numbers, total, None
-        body = {"first": total, "count": len(fresh), "tokens": _tokens.digest(tokens[fresh])}
+        body = {"first": total, "count": len(fresh), "tokens": _tokens.digest(added)}
         entry = _journal.append(connection, self._keys, "register", body)
         total += len(fresh)
         connection.execute(sa.update(schema.meta).where(schema.meta.c.name == "contributors").values(value=str(total)))
