@@ -17,6 +17,7 @@ from confide.synthesis.domain import Column, Floats
 LOGIT_DEVIATION = 1.3
 LENGTH_SCALE = 1.5
 ROUGHNESS = 0.25
+TAIL_DEVIATIONS = 2.5
 INTERACTION_SCALES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 _DRAWS = 20_000
 _PUBLIC_SEED = 20_240_229
@@ -97,10 +98,28 @@ def posterior_distribution(noisy: Floats, deviation: float, column: Column, *, c
     if column.cells == 1:
         return np.ones(1)
     draws = _prior_draws(column.cells, column.ordinal, column.missing, count)
+    if count:
+        return _without_far_tail(_posterior(draws, noisy, deviation, count_kernel(column.cells)), noisy, deviation)
+    return _posterior(draws, noisy, deviation, None)
+
+
+def _without_far_tail(p: Floats, noisy: Floats, deviation: float) -> Floats:
+    """Empty the last bins as long as none stands out of the noise.
+
+    A bin of several hundred visits that only noise filled would hold few patients and a large part of all rows.
+    """
+    seen = np.flatnonzero(noisy > TAIL_DEVIATIONS * deviation)
+    if not len(seen):
+        return p
+    kept = np.where(np.arange(len(p)) <= seen[-1], p, 0.0)
+    return np.asarray(kept / kept.sum(), dtype=np.float64)
+
+
+def _posterior(draws: Floats, noisy: Floats, deviation: float, mode: Floats | None) -> Floats:
     fit = -0.5 * ((draws - noisy) ** 2).sum(1) / deviation**2
     weights = np.exp(fit - fit.max())
     if weights.sum() ** 2 / (weights**2).sum() < 60:
-        return posterior_mode(noisy, deviation, count_kernel(column.cells)) if count else project_to_simplex(noisy)
+        return posterior_mode(noisy, deviation, mode) if mode is not None else project_to_simplex(noisy)
     return np.asarray(weights @ draws / weights.sum(), dtype=np.float64)
 
 
