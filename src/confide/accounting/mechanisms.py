@@ -78,7 +78,18 @@ class Mechanism(ABC):
         if "kind" in cls.__dict__:
             _KINDS[cls.kind] = cls
 
+    #: Relations whose pair this mechanism's `pair` is. Exchanging a person moves a sum by up to twice the norm.
+    relations: ClassVar[tuple[str, ...]] = ("add/remove", "zero-out")
+
     def _check_relation(self) -> None:
+        if self.relation in RELATIONS and self.relation not in self.relations:
+            raise InputError(
+                f"{type(self).__name__} has no pair under {self.relation}",
+                where="relation",
+                expected=" or ".join(self.relations),
+                remedy="exchanging a person moves a sum by up to twice its norm: use ReplaceSampledGaussian, or half "
+                "the noise multiplier under add/remove",
+            )
         if self.relation not in RELATIONS:
             close = nearest(str(self.relation), RELATIONS)
             raise InputError(
@@ -148,17 +159,19 @@ def mechanism_from_dict(description: Mapping[str, Any]) -> Mechanism:
 
 @dataclass(frozen=True)
 class Gaussian(Mechanism):
-    """A sum with one contributor's part of norm at most 1, plus normal noise: exactly Gaussian DP.
+    """Anything of known L2 sensitivity plus normal noise: exactly Gaussian DP.
 
     Parameters
     ----------
     noise_multiplier : float
-        Noise standard deviation over the L2 sensitivity.
+        Noise standard deviation over the L2 sensitivity *under `relation`*: a sum to which each contributor adds at
+        most norm 1 has sensitivity 1 under add/remove and zero-out, and 2 under replace-one.
     """
 
     noise_multiplier: float
     relation: str = "add/remove"
     kind: ClassVar[str] = "gaussian"
+    relations: ClassVar[tuple[str, ...]] = RELATIONS
 
     def __post_init__(self) -> None:
         _number("noise_multiplier", self.noise_multiplier, 0, math.inf)
@@ -180,11 +193,12 @@ class Gaussian(Mechanism):
 
 @dataclass(frozen=True)
 class Laplace(Mechanism):
-    """A sum with one contributor's part of L1 norm at most 1, plus Laplace noise of scale `noise_multiplier`."""
+    """Anything of known L1 sensitivity plus Laplace noise; scale over the L1 sensitivity *under `relation`*."""
 
     noise_multiplier: float
     relation: str = "add/remove"
     kind: ClassVar[str] = "laplace"
+    relations: ClassVar[tuple[str, ...]] = RELATIONS
 
     def __post_init__(self) -> None:
         _number("noise_multiplier", self.noise_multiplier, 0, math.inf)

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from scipy import special
 
-from confide.accounting.mechanisms import Mechanism, _count, _number, binomial
+from confide.accounting.mechanisms import RELATIONS, Mechanism, _count, _number, binomial
 from confide.accounting.pairs import AtomPair, DoubleMixturePair, Floats, MixturePair, Pair
 from confide.accounting.renyi import RDP_ORDERS, atoms_rdp, gaussian_rdp, mixture_rdp
 from confide.errors import InputError
@@ -199,6 +199,7 @@ class LocalGaussian(Mechanism):
     noise_multiplier: float
     relation: str = "replace-one"
     kind: ClassVar[str] = "local-gaussian"
+    relations: ClassVar[tuple[str, ...]] = ("replace-one",)
     assumed_public: ClassVar[tuple[str, ...]] = ("who takes part",)
 
     def __post_init__(self) -> None:
@@ -226,6 +227,7 @@ class GaussianBudget(Mechanism):
     level: float
     relation: str = "add/remove"
     kind: ClassVar[str] = "mu-gdp"
+    relations: ClassVar[tuple[str, ...]] = RELATIONS
 
     def __post_init__(self) -> None:
         _number("level", self.level, 0, math.inf)
@@ -267,6 +269,7 @@ class RandomisedResponse(_Atoms):
     epsilon: float
     relation: str = "replace-one"
     kind: ClassVar[str] = "randomised-response"
+    relations: ClassVar[tuple[str, ...]] = RELATIONS
     assumed_public: ClassVar[tuple[str, ...]] = ("who takes part",)
 
     def __post_init__(self) -> None:
@@ -288,6 +291,7 @@ class Exponential(RandomisedResponse):
 
     relation: str = "add/remove"
     kind: ClassVar[str] = "exponential"
+    relations: ClassVar[tuple[str, ...]] = RELATIONS
     assumed_public: ClassVar[tuple[str, ...]] = ("the candidates",)
 
 
@@ -307,6 +311,7 @@ class DiscreteGaussian(_Atoms):
     sensitivity: int = 1
     relation: str = "add/remove"
     kind: ClassVar[str] = "discrete-gaussian"
+    relations: ClassVar[tuple[str, ...]] = RELATIONS
 
     def __post_init__(self) -> None:
         _number("noise_multiplier", self.noise_multiplier, 0, math.inf)
@@ -336,6 +341,7 @@ class ZCDPBudget(Mechanism):
     rho: float
     relation: str = "add/remove"
     kind: ClassVar[str] = "zcdp"
+    relations: ClassVar[tuple[str, ...]] = RELATIONS
     renyi_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -366,6 +372,7 @@ class ReplaceSampledGaussian(Mechanism):
     clip_norm: float = 1.0
     relation: str = "replace-one"
     kind: ClassVar[str] = "replace-sampled-gaussian"
+    relations: ClassVar[tuple[str, ...]] = ("replace-one",)
     assumed_public: ClassVar[tuple[str, ...]] = ("number of entries of the contributor",)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from confide.accounting.guarantee import Guarantee
-from confide.accounting.mechanisms import Mechanism, _number
+from confide.accounting.mechanisms import RELATIONS, Mechanism, _number
 from confide.accounting.pairs import Floats, Pair
 from confide.accounting.renyi import RDP_ORDERS
 from confide.errors import InputError
@@ -48,6 +48,7 @@ class PrivateSelection(Mechanism):
     mean: float = 10.0
     relation: str = ""
     kind: ClassVar[str] = "private-selection"
+    relations: ClassVar[tuple[str, ...]] = RELATIONS
     renyi_only: ClassVar[bool] = True
     assumed_public: ClassVar[tuple[str, ...]] = ("the candidates", "the law of the number of runs")
 

@@ -186,6 +186,7 @@ def rehearse(
         that are not finite on random inputs.
     """
     rehearsal = Rehearsal(engine, loss, example, device)
+    before = {name: value.detach().clone() for name, value in engine.model.named_buffers()}
     try:
         first = rehearsal.trial()
     except ConfideError:
@@ -204,6 +205,7 @@ def rehearse(
             expected="finite losses and gradients",
             remedy="declare a public example: example=(inputs, targets) with five different entries or more",
         )
+    _refuse_memory(before, first.buffers)
     other = rehearsal.trial(changed=True)
     fewer = rehearsal.trial(FEWER)
     _refuse_mixing(engine, first, other, fewer)
@@ -235,15 +237,19 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool(torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6 * scale, equal_nan=True))
 
 
-def _refuse_mixing(engine: ClippingEngine, first: Trial, other: Trial, fewer: Trial) -> None:
-    for name, value in first.buffers.items():
-        if not _close(value, other.buffers[name]):
+def _refuse_memory(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+    """Refuse a buffer that any pass changes: even a counter of entries or of passes tells exactly who was drawn."""
+    for name, value in after.items():
+        if name not in before or before[name].shape != value.shape or not torch.equal(before[name], value):
             raise InputError(
-                "the model remembers data: a buffer changes with the inputs",
+                "the model remembers data: a buffer changes when inputs pass through",
                 where=name,
                 expected="buffers that stay as they are, as they leave with the model without noise",
-                remedy="remove running statistics (track_running_stats=False, GroupNorm instead of BatchNorm)",
+                remedy="remove running statistics and counters (track_running_stats=False, no spectral norm)",
             )
+
+
+def _refuse_mixing(engine: ClippingEngine, first: Trial, other: Trial, fewer: Trial) -> None:
     where = "the model itself"
     for (name, a), (_, b), (_, small) in zip(first.modules, other.modules, fewer.modules, strict=False):
         axis = entry_axis(a.shape, small.shape)

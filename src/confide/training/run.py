@@ -92,7 +92,8 @@ class PrivateRun:
         "default", "secure" (see `noise_seconds` for its cost), or a source of `confide.mechanisms` (then a resumed run
         repeats the noise only if the source does).
     run_key : bytes, optional
-        32 secret bytes; by default from the operating system.
+        32 secret bytes; by default from the operating system. A key that is given marks the run "for testing only":
+        two runs with one key share their noise.
     seed : int, optional
         Makes the run repeatable and marks it "for testing only".
     checkpoint : path, optional
@@ -158,7 +159,8 @@ class PrivateRun:
         check_optimizer(optimizer, self.engine.parameters)
         self._noise = noise
         source = self._source(bytes(32), 0)
-        self.testing_only = seed is not None or source.testing_only
+        # A key that the caller holds may have been used before, and equal keys give equal noise.
+        self.testing_only = seed is not None or run_key is not None or source.testing_only
         self._rates, self._clips = assign(plan, dataset, admitted)
         # Rounding to the lattice of secure noise may lift the sum's change by the margin: the clips make room for it.
         size = sum(value.numel() for value in self.engine.parameters)
@@ -203,6 +205,9 @@ class PrivateRun:
         guard = self.optimizer.register_step_pre_hook(self._guard)
         try:
             while self.steps_done < self.plan.steps:
+                # A loop may have been left in the middle of this step: what it added must not count a second time.
+                self.engine.discard()
+                self._waiting = None
                 self._seed_layers()
                 self._draw = self._sampler.draw(self._keys.step)
                 yield from self._batches(self._draw)

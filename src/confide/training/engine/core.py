@@ -270,6 +270,10 @@ class ClippingEngine:
         """Return the clipped sum since the last `take` and start anew; zeros if nothing was added."""
         return self._sums.take()
 
+    def discard(self) -> None:
+        """Forget what was added since the last `take`: a step that was left in the middle is made anew, not twice."""
+        self._sums.discard()
+
     def clipped_sum(
         self,
         forward: Callable[[npt.NDArray[np.int64]], Tensor],

@@ -25,9 +25,10 @@ class ClipAndSum:
         self._parameters = parameters
         # Four rounding units: twice what rounding the factor and its product with a value can add.
         self.shrink = 4.0 * max(float(torch.finfo(value.dtype).eps) for value in parameters)
-        self._reset()
+        self.discard()
 
-    def _reset(self) -> None:
+    def discard(self) -> None:
+        """Forget what was added since the last `take`: a step that was left in the middle starts anew."""
         self._sums: list[Tensor] | None = None
         self._open: list[Tensor] | None = None
         self._open_finite = True
@@ -100,7 +101,7 @@ class ClipAndSum:
             self._loss,
             self._entries,
         )
-        self._reset()
+        self.discard()
         return result
 
     def _weights(self, norms: Tensor, finite: Tensor, clip: Tensor) -> Tensor:

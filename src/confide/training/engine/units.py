@@ -40,6 +40,10 @@ class Group:
         return chosen.reshape(len(self.units), self.size * values.shape[1], *values.shape[2:])
 
 
+# Values of unit gradients that are widened to float64 at a time.
+_BLOCK = 1 << 21
+
+
 class Segments:
     """The partition of a physical batch into units.
 
@@ -134,15 +138,14 @@ class UnitGradient:
         self._merge_rows()
         total = torch.zeros(self.parameter.shape, dtype=torch.float64, device=self.parameter.device)
         keep = factors != 0  # zero times a non-finite value is not zero, so such units leave by selection
-        scale = factors.to(self.parameter.dtype)
+        # In float64 throughout: a factor that is rounded to a narrow type (subnormal in float16) could exceed the clip.
         if self._dense is not None:
-            dense = self._dense if bool(keep.all()) else self._dense[keep]
-            weight = scale if dense is self._dense else scale[keep]
-            total += (dense * weight.reshape(-1, *[1] * self.parameter.dim())).sum(0, dtype=torch.float64)
+            for rows in keep.nonzero().reshape(-1).split(max(1, _BLOCK // max(1, self.parameter.numel()))):
+                total += torch.tensordot(factors[rows], self._dense[rows].double(), dims=1)
         for units, index, values in self._rows:
             kept = keep[units]
-            scaled = values[kept] * scale[units[kept]].reshape(-1, *[1] * (values.dim() - 1))
-            total.index_add_(0, index[kept], scaled.double())
+            scaled = values[kept].double() * factors[units[kept]].reshape(-1, *[1] * (values.dim() - 1))
+            total.index_add_(0, index[kept], scaled)
         return total
 
     def dense(self) -> Tensor:
