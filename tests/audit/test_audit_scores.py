@@ -39,3 +39,9 @@ def test_thresholds_depend_on_the_first_half_only():
 def test_splitting_needs_two_of_each():
     with pytest.raises(InputError):
         split_halves([1.0], [1.0, 2.0])
+
+
+def test_no_observation_is_in_both_halves_and_none_is_lost():
+    halves = split_halves(np.arange(7.0), np.arange(10.0, 21.0))
+    assert sorted([*halves.choose_absent, *halves.report_absent]) == list(range(7))
+    assert sorted([*halves.choose_present, *halves.report_present]) == list(range(10, 21))

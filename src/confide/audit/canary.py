@@ -80,7 +80,7 @@ class AuditReport:
     mu : float
         The lower bound on mu behind it.
     assumption_free : float
-        Lower bound on epsilon without any assumption; weak by nature at a small delta.
+        Lower bound on epsilon without any assumption, the best of all thresholds (Bonferroni); weak by nature.
     attainable : float
         What `lower_bound` would tend to with ever more observations if the loop leaks all that is claimed.
     ceiling : float
@@ -244,7 +244,7 @@ def canary_audit(
         delta=plan.delta,
         lower_bound=epsilon_under_gdp(mu, delta=plan.delta),
         mu=mu,
-        assumption_free=epsilon_lower_bound(points[0], delta=plan.delta, error=level),
+        assumption_free=max(epsilon_lower_bound(p, delta=plan.delta, error=level / len(points)) for p in points),
         attainable=attainable_under_gdp(curve, delta=plan.delta),
         ceiling=largest_epsilon_under_gdp(points[0].absent, points[0].present, delta=plan.delta, error=level),
         confidence=confidence,
