@@ -64,7 +64,7 @@ def individual(counts: np.ndarray) -> list[Guarantee]:
     return [SampledGaussian(noise_multiplier=1.0, rate=0.0003 / k, entries=int(k)).guarantee(steps=500) for k in counts]
 
 
-def scale(people: int, url: str | None, folder: Path) -> dict[str, object]:
+def scale(people: int, releases: int, url: str | None, folder: Path) -> dict[str, object]:
     """Workloads A and B on one ledger."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -104,10 +104,10 @@ def scale(people: int, url: str | None, folder: Path) -> dict[str, object]:
         return Cohort(ledger.id, numbers), class_of[numbers]
 
     sets = [sample() for _ in range(12)]
-    a = [release(*sets[i % 12], f"set {i % 12}") for i in range(50)]
-    results["workload_a"] = summary(a) | {"releases": 50, "peak_mb": peak_mb()} | sizes(ledger, folder)
-    b = [release(*sample(), f"cohort {i}") for i in range(10)]
-    results["workload_b"] = summary(b) | {"releases": 10, "peak_mb": peak_mb()} | sizes(ledger, folder)
+    a = [release(*sets[i % 12], f"set {i % 12}") for i in range(releases)]
+    results["workload_a"] = summary(a) | {"releases": releases, "peak_mb": peak_mb()} | sizes(ledger, folder)
+    b = [release(*sample(), f"cohort {i}") for i in range(min(10, releases))]
+    results["workload_b"] = summary(b) | {"releases": min(10, releases), "peak_mb": peak_mb()} | sizes(ledger, folder)
     results["one_contributor"] = one_contributor(ledger, people)
     with Clock() as clock:
         ledger.verify()
@@ -225,6 +225,7 @@ def main() -> None:
     """Run and write results.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=10_000_000)
+    parser.add_argument("--releases", type=int, default=50, help="releases in workload A")
     parser.add_argument("--url")
     parser.add_argument("--part", choices=["all", "scale", "admission"], default="all")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
@@ -237,7 +238,7 @@ def main() -> None:
     if options.part != "admission":
         with tempfile.TemporaryDirectory() as folder:
             name = "postgresql" if options.url else "sqlite"
-            results[name] = scale(options.people, options.url, Path(folder))
+            results[name] = scale(options.people, options.releases, options.url, Path(folder))
             print(json.dumps(results[name], indent=1))
     results["command"] = "python benchmarks/ledger/run.py " + " ".join(sys.argv[1:])
     options.out.write_text(json.dumps(results, indent=1) + "\n")

@@ -78,7 +78,7 @@ def test_writers_killed_at_random(new, url, key, tmp_path):
     (tmp_path / "go").touch()
     workers: list[tuple[subprocess.Popen[bytes], Path]] = []
     outputs: list[Path] = []
-    killed, finish = 0, time.monotonic() + 240
+    killed, finish = 0, time.monotonic() + 90
     while time.monotonic() < finish and killed < 15:
         while len(workers) < 4:
             output = tmp_path / f"out{len(outputs)}"

@@ -784,16 +784,17 @@ class Ledger:
         }
         if not classes:
             return ()
-        rows = {
-            row.seq: row
-            for row in connection.execute(sa.select(schema.reservation).order_by(schema.reservation.c.seq))
-            if row.seq in classes
-        }
-        prices = {
-            (row.reservation, row[1]): row.guarantee
-            for row in connection.execute(sa.select(schema.spend))
-            if row.reservation in classes
-        }
+        rows: dict[int, sa.Row[Any]] = {}
+        prices: dict[int, str] = {}
+        table, spend = schema.reservation, schema.spend
+        wanted = sorted((seq, code - 1) for seq, code in classes.items())
+        for start in range(0, len(wanted), 300):
+            part = wanted[start : start + 300]
+            seqs = [seq for seq, _ in part]
+            rows |= {r.seq: r for r in connection.execute(sa.select(table).where(table.c.seq.in_(seqs)))}
+            these = sa.tuple_(spend.c.reservation, spend.c["class"]).in_(part)
+            query = sa.select(spend.c.reservation, spend.c.guarantee).where(these)
+            prices |= {found.reservation: found.guarantee for found in connection.execute(query)}
         return tuple(
             Spend(
                 row.release,
@@ -801,9 +802,9 @@ class Ledger:
                 row.state,
                 row.created,
                 row.id,
-                Guarantee.from_dict(json.loads(prices[seq, classes[seq] - 1])),
+                Guarantee.from_dict(json.loads(prices[seq])),
             )
-            for seq, row in rows.items()
+            for seq, row in sorted(rows.items())
         )
 
     def _recompute(self, connection: sa.Connection, chunks: Sequence[int]) -> None:
