@@ -62,6 +62,14 @@ class ClippingEngine:
         uninitialised parameters.
     """
 
+    def __new__(cls, model: nn.Module, options: EngineOptions | None = None) -> ClippingEngine:
+        """Return the engine that the options ask for: this class, or the fast one, which is a subclass of it."""
+        if cls is ClippingEngine and (options or EngineOptions()).fast:
+            from confide.training.engine.fast import FastClippingEngine
+
+            return super().__new__(FastClippingEngine)
+        return super().__new__(cls)
+
     def __init__(self, model: nn.Module, options: EngineOptions | None = None) -> None:
         self.model, self.options = model, options or EngineOptions()
         validate(model)

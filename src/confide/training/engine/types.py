@@ -15,6 +15,9 @@ from confide.errors import InputError
 
 # Bytes of unit gradients that one physical batch may hold when `physical_batch` is not given.
 MEMORY = 512 * 2**20
+ENGINES = ("auto", "exact", "fast")
+# What "auto" means on each kind of device.
+AUTO = {"cuda": "fast", "cpu": "exact"}
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,21 @@ class EngineOptions:
         Most entries that pass through the model at once; by default chosen from the number of parameters.
     device : str
         "cpu", "cuda", ..., or "auto": the first CUDA device if there is one, else the CPU.
+    engine : str
+        "exact": unit gradients formed one by one and summed in float64. "fast": one backward pass, ghost norms or kept
+        gradients, sums in float32 (a model with a layer that it does not cover runs by the exact one all the same).
+        "auto": fast on CUDA, exact elsewhere.
     """
 
     physical_batch: int | None = None
     device: str = "cpu"
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise InputError(
+                f"unknown engine {self.engine!r}", expected=" or ".join(map(repr, ENGINES)), where="engine"
+            )
         if self.physical_batch is not None and self.physical_batch < 1:
             raise InputError("physical_batch must be at least 1", expected="a whole number of entries, or None")
 
@@ -42,6 +54,12 @@ class EngineOptions:
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(name)
+
+    @property
+    def fast(self) -> bool:
+        """True when the fast engine is meant."""
+        chosen = AUTO.get(self.torch_device().type, "exact") if self.engine == "auto" else self.engine
+        return chosen == "fast"
 
 
 @dataclass(frozen=True)

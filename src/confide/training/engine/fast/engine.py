@@ -1,0 +1,253 @@
+"""The fast engine: the interface of `ClippingEngine`, one backward pass, gradients consumed as the pass goes.
+
+>>> model = torch.nn.Linear(2, 1, bias=False)
+>>> engine = FastClippingEngine(model, EngineOptions(engine="fast"))
+>>> x = torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.3, 0.0]])
+>>> forward = lambda rows: model(x[rows]).squeeze(1)
+>>> result = engine.clipped_sum(forward, units=[0, 0, 1], weights=[1, 1, 1], clips=[1, 1])
+>>> result.gradients[0].round(decimals=3).tolist()
+[[0.9, 0.8]]
+
+Forward passes, rules and the rehearsal are those of the first engine. When the backward pass reaches a layer, its input
+and output gradient become a *piece* (pieces.py): the kept gradients of all units, or the two factors for a ghost norm.
+After the pass the norms of all pieces are added, the weights follow, and each piece gives its weighted sum.
+
+A model with a parameter that needs the general way, a recurrent layer, or any layer without a handler here is run by
+the first engine whole; `why_exact` says why. A unit that is split over physical batches takes the first engine's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from confide.errors import InputError
+from confide.training.engine.core import ClippingEngine
+from confide.training.engine.fast.arithmetic import Arithmetic, arithmetic
+from confide.training.engine.fast.blocks import Blocks
+from confide.training.engine.fast.layers import Use, handler_for
+from confide.training.engine.fast.pieces import Kept, Piece
+from confide.training.engine.tape import Layout, Site
+from confide.training.engine.types import EngineOptions, UnseenUse, check_losses
+
+__all__ = ["EngineOptions", "FastClippingEngine"]
+
+# Squares of values below 1e-19 vanish in float32; what they could add to a norm is added to it.
+UNDERFLOW = 1.1e-19
+# Share of a GPU's memory that kept gradients may take, and bytes of them on a CPU.
+GPU_SHARE, CPU_BYTES = 0.25, 2**30
+
+Key = tuple[int, int | None]
+
+
+class FastClippingEngine(ClippingEngine):
+    """Per-unit clipping for one model; see `ClippingEngine` for parameters and errors."""
+
+    @property
+    def why_exact(self) -> str | None:
+        """Why this model is run by the first engine, or None."""
+        if self._routes.slow:
+            return f"{self.names[self._routes.slow[0]]} is used in a way that only the general way covers"
+        return self._why(self._tape.sites)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Precision of float32 (or float64, or half) computation as it would run now."""
+        widest = self.parameters[0].dtype
+        for value in self.parameters:
+            widest = torch.promote_types(widest, value.dtype)
+        return arithmetic(widest, self.parameters[0].device)
+
+    @property
+    def physical_batch(self) -> int:
+        """Most entries that pass through the model at once, from what kept gradients of single entries would take."""
+        if self.options.physical_batch is not None:
+            return self.options.physical_batch
+        device = self.parameters[0].device
+        budget = CPU_BYTES
+        if device.type == "cuda":
+            budget = int(GPU_SHARE * torch.cuda.get_device_properties(device).total_memory)
+        size = sum(value.numel() * value.element_size() for value in self.parameters)
+        return int(min(max(budget // max(size, 1), 1), 1024))
+
+    def _why(self, sites: Sequence[Site]) -> str | None:
+        for site in sites:
+            if handler_for(site) is None:
+                return f"{site.where} has no rule in the fast engine"
+        return None
+
+    # -- one physical batch ----------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        losses: Tensor,
+        units: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        clips: npt.ArrayLike,
+        *,
+        partial: bool = False,
+    ) -> None:
+        """Take the per-entry losses of one physical batch into the running clipped sum; see `ClippingEngine.add`."""
+        if partial or self._sums.waiting or self.why_exact is not None:
+            super().add(losses, units, weights, clips, partial=partial)
+            return
+        unit = np.asarray(units, dtype=np.int64)
+        check_losses(losses, len(unit))
+        device = losses.device
+        clip = torch.as_tensor(np.asarray(clips, dtype=np.float64), device=device)
+        weight = torch.as_tensor(np.asarray(weights, dtype=np.float64), device=device).to(losses.dtype)
+        blocks = Blocks.of(unit, len(clip), device)
+        self._sums.count(losses)
+        sums, norms, factors = self.sums(losses, weight, blocks, clip)
+        self._sums._accumulate([value.double() for value in sums], norms, factors)
+
+    def sums(self, losses: Tensor, weight: Tensor, blocks: Blocks, clip: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return the clipped sum of every parameter, the norms and the factors of the units (float64).
+
+        Nothing here looks at values on the host, so a tracer can follow it where `blocks` and sizes are fixed.
+
+        Parameters
+        ----------
+        losses : tensor, shape (entries,)
+            From a forward pass inside `capture`.
+        weight : tensor, shape (entries,)
+        blocks : Blocks
+        clip : float64 tensor, shape (units,)
+        """
+        sites, self._tape.sites, self._tape.closed = self._tape.sites, [], True
+        numbers = self.arithmetic
+        known: dict[Key, Tensor] = {}
+        with torch.enable_grad():
+            weighted = losses * weight
+        pieces = self._pieces(weighted, sites, blocks, numbers, known)
+        total = torch.zeros(blocks.count, dtype=torch.float64, device=losses.device)
+        for key, piece in pieces.items():
+            total = total + (known[key] if key in known else piece.squared())
+        size = sum(value.numel() for value in self.parameters)
+        norms = total.sqrt() + (UNDERFLOW * size**0.5 if numbers.accumulate == torch.float32 else 0.0)
+        bad = (~torch.isfinite(losses.detach())).to(torch.float64)
+        good = (blocks.sums(bad) == 0) & torch.isfinite(norms)
+        bound = clip * (1.0 - numbers.shrink)
+        factors = torch.where(norms > bound, bound / norms, torch.ones_like(norms))
+        factors = torch.where(good, factors, torch.zeros_like(norms))
+        out: list[Tensor | None] = [None] * len(self.parameters)
+        for (position, row), piece in pieces.items():
+            found = piece.weighted(factors.to(numbers.accumulate))
+            if row is not None:
+                start = out[position]
+                start = found.new_zeros(self.parameters[position].shape) if start is None else start
+                found = torch.cat([start[:row], start[row : row + len(found)] + found, start[row + len(found) :]])
+            out[position] = found
+        zeros = (torch.zeros_like(value, dtype=numbers.accumulate) for value in self.parameters)
+        return [z if value is None else value for z, value in zip(zeros, out, strict=True)], norms, factors
+
+    def _pieces(
+        self, losses: Tensor, sites: Sequence[Site], blocks: Blocks, numbers: Arithmetic, known: dict[Key, Tensor]
+    ) -> dict[Key, Piece]:
+        """Run the backward pass and turn each use of parameters into pieces as the pass reaches it."""
+        if not losses.requires_grad:
+            raise InputError(
+                "the losses do not depend on any trainable parameter",
+                expected="losses computed from the model's outputs, with gradients enabled",
+                remedy="remove torch.no_grad() or .detach() from the loop",
+            )
+        leaves = _leaves(losses)
+        for i, value in enumerate(self.parameters):
+            if any(value is leaf for leaf in leaves):
+                raise UnseenUse(i, self.names)
+        keys = [[(self.position(v), site.rows) for v in site.parameters.values()] for site in sites]
+        once = _once([(i, rows) for group in keys for i, rows in group])
+        pieces: dict[Key, Piece] = {}
+        handles = []
+        for site in sites:
+            handles.append(self._listen(site, blocks, numbers, len(losses), once, pieces, known))
+        try:
+            with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+                torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return pieces
+
+    def _listen(
+        self,
+        site: Site,
+        blocks: Blocks,
+        numbers: Arithmetic,
+        entries: int,
+        once: set[int],
+        pieces: dict[Key, Piece],
+        known: dict[Key, Tensor],
+    ) -> Any:
+        edge = site.taps[0].edge
+        layout = self.layouts.get(site.key, Layout(site.axis or 0))
+
+        def arrive(grads: tuple[Tensor | None, ...]) -> None:
+            found = grads[edge.output_nr]
+            if found is None:
+                return
+            site.check_unchanged()
+            with torch.no_grad():
+                grad = layout.canonical(found.detach(), entries, site.where)
+                inputs = tuple(layout.canonical(value, entries, site.where) for value in site.saved)
+                shared = any(self.position(value) not in once for value in site.parameters.values())
+                handler = handler_for(site)
+                assert handler is not None
+                result = handler(Use(site, inputs, grad, blocks, numbers, shared))
+                for name, piece in result.items():
+                    if name not in site.parameters:
+                        continue
+                    position = self.position(site.parameters[name])
+                    if position in once:  # squared at once, while the gradient may still be in the cache
+                        key = (position, None if site.rows is None else site.rows.start)
+                        pieces[key], known[key] = piece, piece.squared()
+                    else:
+                        self._join(pieces, position, site.rows, piece)
+            site.saved = ()
+
+        return edge.node.register_prehook(arrive)
+
+    def _join(self, pieces: dict[Key, Piece], position: int, rows: slice | None, piece: Piece) -> None:
+        """Add one more use of a parameter that is used in several places."""
+        assert isinstance(piece, Kept)
+        if rows is not None:
+            whole = piece.values.new_zeros((len(piece.values), *self.parameters[position].shape))
+            whole[:, rows] = piece.straight().to(whole.dtype)
+            piece = Kept(whole.flatten(1), self.parameters[position].shape, piece.arithmetic)
+        before = pieces.get((position, None))
+        pieces[(position, None)] = piece.plus(before) if isinstance(before, Kept) else piece
+
+
+def _once(uses: Iterable[tuple[int, slice | None]]) -> set[int]:
+    """Return the parameters that no two uses touch in the same rows."""
+    seen: dict[int, list[slice | None]] = {}
+    for position, rows in uses:
+        seen.setdefault(position, []).append(rows)
+    out = set()
+    for position, slices in seen.items():
+        starts = {None if s is None else (s.start, s.stop) for s in slices}
+        if len(slices) == 1 or (None not in starts and len(starts) == len(slices)):
+            out.add(position)
+    return out
+
+
+def _leaves(losses: Tensor) -> list[Tensor]:
+    """Return every leaf that the losses depend on: all of them as targets make every node of the pass run."""
+    found: list[Tensor] = []
+    seen: set[Any] = set()
+    todo = [losses.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            found.append(variable)
+        todo.extend(following for following, _ in node.next_functions)
+    return found

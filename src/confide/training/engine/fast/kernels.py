@@ -1,0 +1,84 @@
+"""Gradients of convolutions and linear maps for ragged units in one pass: Triton on CUDA, plain PyTorch elsewhere.
+
+A unit is a range of entries; its weight gradient is a matrix product over all positions of these entries, with the
+input read through the window of the convolution (an implicit im2col). The kernel takes the ranges as data, so ragged
+units need neither padding nor another compilation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import grad as native
+
+from confide.training.engine.fast.blocks import Blocks
+
+try:
+    from confide.training.engine.fast import _triton
+except ImportError:  # no Triton on this machine: CPU builds of PyTorch
+    _triton = None  # type: ignore[assignment]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return int(first), int(second)
+
+
+def takes(values: Tensor, shape: torch.Size, settings: dict[str, Any]) -> bool:
+    """True for convolutions that the kernel can do: 2-d, ungrouped, on CUDA, not in float64."""
+    plain = len(shape) == 4 and settings["groups"] == 1 and not isinstance(settings["padding"], str)
+    return _triton is not None and values.device.type == "cuda" and values.dtype != torch.float64 and plain
+
+
+def convolution_gradients(
+    inputs: Tensor, grads: Tensor, blocks: Blocks, shape: torch.Size, settings: dict[str, Any], records: int = 1
+) -> Tensor:
+    """Return the weight gradient of each unit of a 2-d convolution: (units, out channels, height, width, channels).
+
+    Parameters
+    ----------
+    inputs : tensor, shape (entries * records, channels, height, width)
+    grads : tensor, shape (entries * records, out channels, height, width)
+    blocks : Blocks
+    shape : torch.Size
+        Of the weight.
+    settings : dict
+        stride, padding, dilation of the convolution.
+    records : int
+        Images of one entry.
+    """
+    if not takes(inputs, shape, settings):
+        return convolution_by_entry(inputs, grads, blocks, shape, settings, records).permute(0, 1, 3, 4, 2)
+    window = [*_pair(settings["stride"]), *_pair(settings["padding"]), *_pair(settings["dilation"])]
+    found: Tensor = torch.ops.confide.unit_convolution(inputs, grads, blocks.offsets * records, list(shape), window)
+    return found.reshape(blocks.count, shape[0], shape[2], shape[3], shape[1])
+
+
+def convolution_by_entry(
+    inputs: Tensor, grads: Tensor, blocks: Blocks, shape: torch.Size, settings: dict[str, Any], records: int = 1
+) -> Tensor:
+    """Return (units, *shape) in plain PyTorch: entries are the groups of one convolution, then summed over units."""
+    count = len(inputs)
+    found: Tensor = native.conv2d_weight(  # type: ignore[no-untyped-call]
+        inputs.reshape(1, -1, *inputs.shape[2:]),
+        [count * shape[0], *shape[1:]],
+        grads.reshape(1, -1, *grads.shape[2:]),
+        stride=settings["stride"],
+        padding=settings["padding"],
+        dilation=settings["dilation"],
+        groups=count,
+    )
+    return blocks.sums(found.reshape(count // records, records, *shape).sum(1))
+
+
+def linear_gradients(inputs: Tensor, grads: Tensor, blocks: Blocks) -> Tensor:
+    """Return gradients (units, p, d) of ragged units from inputs (entries, rows, d) and grads (entries, rows, p)."""
+    if _triton is not None and inputs.device.type == "cuda" and inputs.dtype != torch.float64:
+        image = inputs.transpose(1, 2).unsqueeze(-1)
+        change = grads.transpose(1, 2).unsqueeze(-1)
+        shape = [grads.shape[-1], inputs.shape[-1], 1, 1]
+        found: Tensor = torch.ops.confide.unit_convolution(image, change, blocks.offsets, shape, [1, 1, 0, 0, 1, 1])
+        return found.reshape(blocks.count, shape[0], shape[1])
+    return blocks.sums(torch.bmm(grads.transpose(1, 2), inputs))

@@ -1,0 +1,154 @@
+"""From one recorded use of parameters and its output gradient to the pieces of the clipped sum.
+
+Linear maps choose between ghost norm and kept gradient (cost.py); embeddings keep the rows that occur; convolutions
+keep gradients, by a Triton kernel on CUDA or by one native grouped convolution; everything small (biases, scales of
+norms) is reduced entry by entry and then summed over units. The formulas of the last two come from the first engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from confide.training.engine import attention, conv, embedding, linear, norm
+from confide.training.engine.fast import kernels
+from confide.training.engine.fast.arithmetic import Arithmetic
+from confide.training.engine.fast.blocks import Blocks
+from confide.training.engine.fast.cost import Shape
+from confide.training.engine.fast.pieces import MASKED_ROWS, Kept, Pair, Piece, Tokens
+from confide.training.engine.tape import Rows, Site
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of parameters: saved inputs and output gradient as (entries, records, ...)."""
+
+    site: Site
+    inputs: tuple[Tensor, ...]
+    grad: Tensor
+    blocks: Blocks
+    arithmetic: Arithmetic
+    shared: bool  # the parameter is used elsewhere too, so its gradient must be formed
+
+    def kept(self, values: Tensor) -> Kept:
+        """Wrap gradients (units, *shape of what this use touches)."""
+        return Kept(values.reshape(len(values), -1), values.shape[1:], self.arithmetic)
+
+    def wide(self, value: Tensor) -> Tensor:
+        """Lift half precision to the accumulating one."""
+        return value.to(self.arithmetic.accumulate) if value.dtype.itemsize < 4 else value
+
+
+Handler = Callable[[Use], dict[str, Piece]]
+
+
+def _linear(use: Use) -> dict[str, Piece]:
+    g = use.grad.reshape(len(use.grad), -1, use.grad.shape[-1])
+    out: dict[str, Piece] = {}
+    if "weight" in use.site.parameters:
+        a = use.inputs[0].reshape(len(g), -1, use.inputs[0].shape[-1]).to(g.dtype)
+        out["weight"] = _product(use, a, g)
+    if "bias" in use.site.parameters:
+        out["bias"] = use.kept(use.blocks.sums(use.wide(g).sum(1)))
+    return out
+
+
+def _product(use: Use, a: Tensor, g: Tensor) -> Piece:
+    blocks, rows = use.blocks, a.shape[1]
+    most = max((part.size for part in blocks.parts), default=blocks.each or len(a))
+    shape = Shape(blocks.count, most * rows, a.shape[-1], g.shape[-1])
+    small = not blocks.known and len(a) * rows <= MASKED_ROWS
+    if not use.shared and (shape.ghost(a.device, a.dtype) or (small and rows == 1)):
+        return Pair(a, g, blocks, use.arithmetic)
+    if blocks.known:
+        values: Tensor | None = None
+        for part, (x, y) in blocks.pieces(a, g):
+            values = blocks.place(part, torch.bmm(y.transpose(1, 2), x), values)
+        assert values is not None
+    else:
+        values = kernels.linear_gradients(a, g, blocks)
+    return use.kept(values)
+
+
+def _convolution(use: Use) -> dict[str, Piece]:
+    gradient = use.site.gradient
+    assert isinstance(gradient, partial)
+    settings, shape = gradient.keywords["settings"], gradient.keywords["shape"]
+    a, g = use.inputs[0].flatten(0, 1), use.grad.flatten(0, 1)
+    if gradient.keywords["transposed"] or not kernels.takes(a, shape, settings):
+        return _by_rule(use)
+    out: dict[str, Piece] = {}
+    if "weight" in use.site.parameters:
+        values = kernels.convolution_gradients(a.to(g.dtype), g, use.blocks, shape, settings, use.inputs[0].shape[1])
+        stored = torch.Size((shape[0], *shape[2:], shape[1]))
+        out["weight"] = Kept(values.flatten(1), stored, use.arithmetic, turn=(0, 3, 1, 2))
+    if "bias" in use.site.parameters:
+        each = use.wide(g).flatten(2).sum(2).reshape(*use.grad.shape[:2], -1).sum(1)
+        out["bias"] = use.kept(use.blocks.sums(each))
+    return out
+
+
+def _by_rule(use: Use) -> dict[str, Piece]:
+    """The rule of the first engine on all units of one size at a time."""
+    wanted = frozenset(use.site.parameters)
+    stores: dict[str, Tensor] = {}
+    for part, blocks in use.blocks.pieces(use.grad, *use.inputs):
+        found = use.site.gradient(tuple(blocks[1:]), (blocks[0],), wanted)
+        for name, value in found.items():
+            assert not isinstance(value, Rows)
+            stores[name] = use.blocks.place(part, value, stores.get(name))
+    return {name: use.kept(value) for name, value in stores.items()}
+
+
+def _by_entry(use: Use) -> dict[str, Piece]:
+    """The rule of the first engine on single entries, then sums over units: for gradients no larger than an input."""
+    found = use.site.gradient(
+        tuple(use.wide(value) for value in use.inputs), (use.wide(use.grad),), frozenset(use.site.parameters)
+    )
+    out: dict[str, Piece] = {}
+    for name, value in found.items():
+        assert not isinstance(value, Rows)
+        out[name] = use.kept(use.blocks.sums(value))
+    return out
+
+
+def _embedding(use: Use) -> dict[str, Piece]:
+    found = use.site.gradient(use.inputs, (use.grad,), frozenset({"weight"}))["weight"]
+    assert isinstance(found, Rows)
+    shape = use.site.parameters["weight"].shape
+    piece = Tokens.of(found.numbers, found.values, use.blocks, shape, use.arithmetic)
+    return {"weight": piece.keep() if use.shared else piece}
+
+
+_HANDLERS: dict[Any, Handler] = {
+    linear.linear_gradient: _linear,
+    conv._conv_gradient: _convolution,
+    embedding._gradient: _embedding,
+    embedding._bag_gradient: _embedding,
+    norm._channel_gradient: _by_entry,
+    norm._trailing_gradient: _by_entry,
+    attention._bias_rows: _by_entry,
+}
+
+
+def handler_for(site: Site) -> Handler | None:
+    """Return what handles a site, or None."""
+    rule = site.gradient.func if isinstance(site.gradient, partial) else site.gradient
+    if len(site.taps) != 1:
+        return None
+    if getattr(rule, "__qualname__", "").startswith("_shift.") and rule.__module__ == attention.__name__:
+        return _by_entry
+    return _HANDLERS.get(rule)
+
+
+def needs_sizes(site: Site) -> bool:
+    """True where ragged units are only handled with sizes known on the host."""
+    if not (isinstance(site.gradient, partial) and site.gradient.func is conv._conv_gradient):
+        return False
+    words = site.gradient.keywords
+    return bool(words["transposed"]) or not kernels.takes(site.saved[0], words["shape"], words["settings"])

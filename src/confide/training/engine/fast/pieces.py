@@ -1,0 +1,177 @@
+"""What is kept of one parameter until the norm of every unit is known: enough for its square and for the clipped sum.
+
+>>> from confide.training.engine.fast.arithmetic import Arithmetic
+>>> kept = Kept(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), torch.Size([2]), Arithmetic(torch.float32, tf32=False))
+>>> kept.squared().round(decimals=4).tolist(), kept.weighted(torch.tensor([0.2, 1.0])).round(decimals=4).tolist()
+([25.0, 0.25], [0.9, 1.2])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from confide.training.engine.fast.arithmetic import Arithmetic, squares
+from confide.training.engine.fast.blocks import Blocks
+
+# Rows of a whole batch up to which one Gram of all rows, masked to pairs of one unit, serves ragged units.
+MASKED_ROWS = 2048
+
+
+class Piece(Protocol):
+    """The gradient of every unit for one parameter (or for some rows of it)."""
+
+    def squared(self) -> Tensor:
+        """Return an upper bound of the squared norm of each unit, float64, (units,)."""
+        ...
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Return the sum over units of weight x gradient; `weights` (units,), exactly zero drops a unit whole."""
+        ...
+
+
+def drop(values: Tensor, weights: Tensor) -> Tensor:
+    """Zero the units of weight zero by selection (zero times a non-finite value is not zero)."""
+    keep = (weights != 0).reshape(-1, *[1] * (values.dim() - 1))
+    return torch.where(keep, values, torch.zeros((), dtype=values.dtype, device=values.device))
+
+
+@dataclass
+class Kept:
+    """Gradients of all units, stored: values (units, n) of a parameter of the given shape.
+
+    `turn` brings axes that are stored in another order (then `shape` is the stored one) back to the parameter's.
+    """
+
+    values: Tensor
+    shape: torch.Size
+    arithmetic: Arithmetic
+    turn: tuple[int, ...] | None = None
+
+    def squared(self) -> Tensor:
+        """See `Piece`."""
+        return squares(self.values, self.arithmetic.accumulate)
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """See `Piece`; the product is taken in the accumulating precision whatever the values are stored in."""
+        wide, values = self.arithmetic.accumulate, self.values
+        if values.device.type == "cpu" and values.dtype == wide and get_proxy_mode() is None:
+            if bool((weights == 0).any()):
+                values = drop(values, weights)
+            return self._turned(torch.mv(values.t(), weights.to(wide)).reshape(self.shape))
+        scaled = drop(values, weights).to(wide) * weights.to(wide)[:, None]
+        return self._turned(scaled.sum(0).reshape(self.shape))
+
+    def _turned(self, value: Tensor) -> Tensor:
+        return value if self.turn is None else value.permute(self.turn)
+
+    def plus(self, other: Kept) -> Kept:
+        """Join two uses of one parameter, in the order of the parameter."""
+        total = self.straight() + other.straight()
+        return Kept(total.flatten(1), total.shape[1:], self.arithmetic)
+
+    def straight(self) -> Tensor:
+        """Return the gradients as (units, *shape of the parameter)."""
+        values = self.values.to(self.arithmetic.accumulate).reshape(-1, *self.shape)
+        return values if self.turn is None else values.permute(0, *(axis + 1 for axis in self.turn))
+
+
+@dataclass
+class Pair:
+    """Inputs (entries, rows, d) and output gradients (entries, rows, p) of a linear map; no gradient is formed."""
+
+    inputs: Tensor
+    grads: Tensor
+    blocks: Blocks
+    arithmetic: Arithmetic
+
+    def squared(self) -> Tensor:
+        """See `Piece`."""
+        a, g, blocks = self.inputs, self.grads, self.blocks
+        length = a.norm(dim=-1, dtype=self.arithmetic.accumulate).double() * g.norm(
+            dim=-1, dtype=self.arithmetic.accumulate
+        )
+        reach = blocks.sums(length.sum(1)) * (1.0 + self.arithmetic.unit * (a.shape[-1] + g.shape[-1]))
+        if blocks.each == 1 and a.shape[1] == 1:
+            exact = a.double().square().sum((1, 2)) * g.double().square().sum((1, 2))
+        elif blocks.known:
+            exact = self._by_part()
+        else:
+            exact = self._masked()
+        upper: Tensor = (exact.clamp_min(0.0).sqrt() + self.arithmetic.slack(self._most_rows()) * reach).square()
+        return upper
+
+    def _most_rows(self) -> int:
+        sizes = [part.size for part in self.blocks.parts] or [self.blocks.each or len(self.inputs)]
+        return max(sizes) * int(self.inputs.shape[1])
+
+    def _by_part(self) -> Tensor:
+        out: Tensor | None = None
+        for part, (a, g) in self.blocks.pieces(self.inputs, self.grads):
+            a, g = a.double(), g.double()
+            square = (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(g, g.transpose(1, 2))).sum((1, 2))
+            out = self.blocks.place(part, square, out)
+        assert out is not None
+        return out
+
+    def _masked(self) -> Tensor:
+        rows = self.inputs.shape[1]
+        a, g = (value.reshape(-1, value.shape[-1]).double() for value in (self.inputs, self.grads))
+        unit = self.blocks.units.repeat_interleave(rows) if rows > 1 else self.blocks.units
+        same = unit[:, None] == unit[None, :]
+        gram = torch.where(same, (a @ a.t()) * (g @ g.t()), torch.zeros((), dtype=a.dtype, device=a.device)).sum(1)
+        return gram.new_zeros(self.blocks.count).index_add(0, unit, gram)
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """See `Piece`: one matrix product with the weights folded into the output gradients."""
+        wide = self.arithmetic.accumulate
+        each = self.blocks.spread(weights).to(wide)
+        g = drop(self.grads, each).to(wide) * each[:, None, None]
+        a = drop(self.inputs, each).to(wide)
+        return g.reshape(-1, g.shape[-1]).t() @ a.reshape(-1, a.shape[-1])
+
+
+@dataclass
+class Tokens:
+    """Rows of a table: one gradient (n, width) for each (unit, row of the table) that occurs."""
+
+    values: Tensor
+    units: Tensor
+    numbers: Tensor
+    count: int
+    shape: torch.Size
+    arithmetic: Arithmetic
+
+    @classmethod
+    def of(cls, index: Tensor, grads: Tensor, blocks: Blocks, shape: torch.Size, arithmetic: Arithmetic) -> Tokens:
+        """Sum gradients (entries, n, width) of equal rows `index` (entries, n) within each unit, in fixed shapes."""
+        keys = (blocks.units[:, None] * shape[0] + index).reshape(-1)
+        ordered, order = torch.sort(keys, stable=True)
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        run = torch.cumsum(first, 0) - 1
+        flat = grads.reshape(len(keys), -1).to(arithmetic.accumulate)
+        values = torch.zeros_like(flat).index_add(0, run, flat[order])
+        where = torch.zeros_like(keys).scatter(0, run, ordered)
+        return cls(values, where // shape[0], where % shape[0], blocks.count, shape, arithmetic)
+
+    def squared(self) -> Tensor:
+        """See `Piece`."""
+        row = squares(self.values, self.arithmetic.accumulate)
+        return row.new_zeros(self.count).index_add(0, self.units, row)
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """See `Piece`."""
+        each = weights[self.units].to(self.values.dtype)
+        scaled = drop(self.values, each) * each[:, None]
+        return scaled.new_zeros(self.shape).index_add(0, self.numbers, scaled)
+
+    def keep(self) -> Kept:
+        """Form the gradient of the whole table for each unit: for a table that is used in another way too."""
+        whole = self.values.new_zeros((self.count * self.shape[0], *self.shape[1:]))
+        whole = whole.index_add(0, self.units * self.shape[0] + self.numbers, self.values)
+        return Kept(whole.reshape(self.count, -1), self.shape, self.arithmetic)
