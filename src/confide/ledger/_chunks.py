@@ -16,7 +16,7 @@ from confide.ledger import _schema as schema
 from confide.ledger._store import Store
 from confide.ledger.filter import Counters
 
-CHUNK = 32768  # contributors a row: one person's balance reads one row, a release on everybody reads them all
+CHUNK = 65536  # contributors a row; half of it was measured too: 30% more CPU a release, no faster balance
 Codes = npt.NDArray[np.unsignedinteger]  # class + 1; 0 = not in
 
 _WIDTHS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
