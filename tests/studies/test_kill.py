@@ -178,6 +178,55 @@ def test_crash_between_folder_and_commit_only_commits(clinic: Clinic, monkeypatc
     assert not list((clinic.home / "internal").glob("*.run"))
 
 
+def test_two_releases_are_never_made_under_one_charge(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run dies before the commit, the folder is taken away and the checkpoint is gone: no second model is made."""
+
+    def stop(self: Ledger, reservation_id: str, *, release_hash: str) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "commit", stop)
+        with pytest.raises(Stop):
+            clinic.run()
+    only_release(clinic).path.rename(clinic.home / "published")
+    (checkpoint,) = (clinic.home / "internal").glob("*.run/checkpoint.pt")
+    kept = checkpoint.read_bytes()
+    checkpoint.unlink()
+    with pytest.raises(RunError, match="checkpoint of this run is gone"):
+        clinic.run(resume=True)
+    checkpoint.write_bytes(kept)
+    again = clinic.run(resume=True)
+    assert weights(again.release) == weights(Release.load(clinic.home / "published"))
+
+
+def test_paid_figures_are_drawn_once(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    clinic.write(texts={"bootstrap = 60": "bootstrap = 60\nmetrics = {epsilon = 1.0}"})
+
+    def stop(self: Ledger, reservation_id: str, *, release_hash: str) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "commit", stop)
+        with pytest.raises(Stop):
+            clinic.run()
+    first = only_release(clinic)
+    first.path.rename(clinic.home / "published")
+    again = clinic.run(resume=True)
+    assert again.release.certificate.evaluation == first.certificate.evaluation
+    with Ledger.open(clinic.url) as ledger:
+        assert [r.state for r in ledger.reservations()] == ["committed", "committed"]
+
+
+def test_a_run_is_held_by_one_process(clinic: Clinic) -> None:
+    from confide.studies import state as states
+
+    crashed(clinic)
+    state = states.pick(clinic.home / "internal", "clinic")
+    with states.alone(clinic.home / "internal", state), pytest.raises(InputError, match="another process"):
+        clinic.run(resume=True)
+    clinic.run(resume=True)
+
+
 def test_private_files_have_private_modes(clinic: Clinic) -> None:
     crashed(clinic)
     (folder,) = (clinic.home / "internal").glob("*.run")

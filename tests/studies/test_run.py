@@ -147,6 +147,38 @@ def test_paid_metrics_leave_and_are_charged(clinic: Clinic) -> None:
         assert confide.verify(outcome.release.path, ledger=ledger).ok
 
 
+def test_paid_metrics_compose_what_held_out_people_paid(clinic: Clinic) -> None:
+    clinic.write(
+        texts={
+            "max_entries = 5": "entry_counts = {epsilon = 0.5}\nmax_entries = 5",
+            "bootstrap = 60": "bootstrap = 60\nmetrics = {epsilon = 1.0}",
+        }
+    )
+    certificate = clinic.run().release.certificate
+    assert all(1.0 < one.epsilon <= 1.5 for one in certificate.evaluation)
+
+
+def test_paid_metrics_are_made_whoever_is_there(clinic: Clinic) -> None:
+    """Nobody falls into the held-out group: the release looks the same as if somebody had."""
+    rows = (clinic.home / "visits.csv").read_text().splitlines()
+    (clinic.home / "visits.csv").write_text("\n".join([rows[0], *(r for r in rows if r.startswith("p00"))]) + "\n")
+    clinic.write(
+        texts={"bootstrap = 60": "bootstrap = 60\nmetrics = {epsilon = 1.0}", "holdout = 0.25": "holdout = 0.000001"}
+    )
+    assert len(clinic.run().release.certificate.evaluation) == 3
+
+
+def test_failing_internal_figures_do_not_stop_a_release(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    import confide.studies.run as runner
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("scores are not finite")
+
+    monkeypatch.setattr(runner, "measure", broken)
+    outcome = clinic.run()
+    assert "scores are not finite" in (outcome.release.internal / "figures.json").read_text()
+
+
 def test_consent_levels(clinic: Clinic) -> None:
     rows = (clinic.home / "visits.csv").read_text().splitlines()
     full = [rows[0] + ",consent"] + [r + ("," + ("basic" if int(r[1:4]) % 3 else "full")) for r in rows[1:]]
@@ -299,7 +331,7 @@ def test_non_finite_value_in_a_model_never_stops_a_run(clinic: Clinic) -> None:
         "        self.layer = nn.Linear(inputs, outputs)\n"
         "    def forward(self, x):\n"
         "        y = self.layer(x)\n"
-        "        return torch.where(x[:, :1] == 0.25, y * float('inf') * 0, y)\n"
+        "        return y + torch.where(x[:, :1] == 0.25, float('nan'), 0.0)\n"
     )
     clinic.study.write_text(clinic.study.read_text() + '\n[model]\nname = "own_nan:Nan"\n')
     outcome = clinic.run()

@@ -202,11 +202,11 @@ def _with_grid(
     relation: str,
 ) -> Setting:
     price = None if epsilon is None else positive(epsilon, "epsilon")
-    if counts is not None and histogram == "public":
-        ks = tuple(sorted({min(k, max_entries) for k in counts.distinct} | {max_entries}))
-    elif isinstance(budgets, str):
-        # a rule may differ at every k, so no two k share a class
+    if isinstance(budgets, str):
+        # a rule may differ at every k, so no two k share a class, and nobody's k can be one without a class
         ks = tuple(range(1, max_entries + 1))
+    elif counts is not None and histogram == "public":
+        ks = tuple(sorted({min(k, max_entries) for k in counts.distinct} | {max_entries}))
     else:
         ks = public_grid(max_entries)
     rule: BudgetRule | None = None

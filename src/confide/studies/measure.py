@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from confide.accounting import Gaussian, Guarantee, calibrate_noise
+from confide.accounting import Gaussian, Guarantee, calibrate_noise, compose
 from confide.contributors import ContributorIndex
 from confide.errors import ConfideError
 from confide.evaluation import evaluate, paid_metrics, per_contributor, reliability, roc_curve
 from confide.planning import Plan
-from confide.release import PaidMetric
+from confide.release import PaidMetric, paid_metric
 from confide.report import BatchSizes, Curve, DataReport, Event, InternalFigures, Measured, Reliability, Source
 from confide.studies.file import Study
 from confide.studies.models import build_model, loss_for, probabilities
@@ -63,7 +63,10 @@ def measure(
         roc.extend(curve)
         calibration.extend(bins)
 
-    add("this release", scores, "release")
+    try:
+        add("this release", scores, "release")
+    except ConfideError as error:
+        notes.append(f"the release was not measured: {error.what}")
     for name in study.evaluation.baselines:
         try:
             other = baseline_scores(
@@ -246,27 +249,58 @@ def paid_auroc(
     *,
     labels: npt.NDArray[np.int64],
     scores: F64,
-    index: ContributorIndex,
+    index: ContributorIndex | None,
     epsilon: float,
     delta: float,
-    reserve: Callable[[Guarantee], npt.NDArray[np.bool_]],
+    noise: Any,
+    also: list[Guarantee],
+    reserve: Callable[[ContributorIndex, Guarantee], npt.NDArray[np.bool_]],
 ) -> list[PaidMetric]:
-    """Buy AUROC, accuracy and prevalence on held-out contributors from one noisy histogram of scores."""
-    from confide.mechanisms import OSNoise
+    """Buy AUROC, accuracy and prevalence on held-out contributors from one noisy histogram of scores.
 
-    noise_multiplier = calibrate_noise(epsilon, delta=delta, rate=1.0, steps=1)
-    admitted = reserve(Gaussian(noise_multiplier=noise_multiplier).guarantee())
-    keep = admitted[index.of_entry]
+    They are made whoever is there: with nobody held out, or nobody with balance, the histogram is noise alone.
+
+    Parameters
+    ----------
+    also : list of Guarantee
+        What the same people paid for this release besides; each metric states the composition.
+    reserve : function
+        Charges the people of an index and says who is admitted.
+    """
+    multiplier = calibrate_noise(epsilon, delta=delta, rate=1.0, steps=1)
+    guarantee = Gaussian(noise_multiplier=multiplier).guarantee()
+    owners = np.empty(0, dtype=np.int64)
+    if index is not None:
+        keep = reserve(index, guarantee)[index.of_entry]
+        labels, scores, owners = labels[keep], scores[keep], index.of_entry[keep]
+    else:
+        labels, scores = labels[:0], scores[:0]
     paid = paid_metrics(
-        labels[keep],
-        scores[keep],
-        index.of_entry[keep],
-        noise=OSNoise(),
+        labels,
+        scores,
+        owners,
+        noise=noise,
         delta=delta,
-        noise_multiplier=noise_multiplier,
+        noise_multiplier=multiplier,
         unit=study.evaluation.unit,
     )
-    return list(paid.for_certificate())
+    who = "held-out contributors" + (", with the noisy histogram of entry counts" if also else "")
+    whole = compose([guarantee, *also]) if also else guarantee
+    return [
+        paid_metric(
+            one.metric,
+            whole,
+            delta=delta,
+            value=one.value,
+            low=one.low,
+            high=one.high,
+            who=who,
+            level=one.level,
+            measured_per=one.measured_per,
+            note=one.note,
+        )
+        for one in paid.for_certificate()
+    ]
 
 
 def _data_report(prepared: Prepared) -> DataReport:

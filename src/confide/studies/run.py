@@ -26,6 +26,7 @@ from confide.errors import BudgetError, InputError, RunError
 from confide.ledger import Ledger
 from confide.planning import Plan
 from confide.release import LedgerReference, Release, Spent
+from confide.report import InternalFigures
 from confide.studies import state as states
 from confide.studies.file import Paid, Study, load_study
 from confide.studies.measure import measure, paid_auroc, train_through
@@ -195,22 +196,20 @@ class _Run:
         self.releases = (output or base / study.output.dir).absolute()
         self.internal = self.releases.parent / "internal"
         self.ledger_url = ledger_url
-        self.started = time.monotonic()
+        self.metrics_reservation: str | None = None
 
     def go(self, *, resume: bool) -> Outcome:
         self.ledger = open_ledger(self.study, self.base, self.ledger_url)
         try:
             if resume:
                 self.state = states.pick(self.internal, self.study.name)
-                self._same_study()
-                finished = self._already_written()
-                if finished is not None:
-                    return finished
-            else:
-                self.state = states.RunState(
-                    states.new_name(self.study.name), self._sha(), secrets.token_hex(32), extra={"created": time.time()}
-                )
-            return self._run(resume=resume)
+                with states.alone(self.internal, self.state):
+                    self._same_study()
+                    finished = self._already_written()
+                    return finished if finished is not None else self._run(resume=True)
+            self.state = states.RunState(states.new_name(self.study.name), self._sha(), secrets.token_hex(32))
+            with states.alone(self.internal, self.state):
+                return self._run(resume=False)
         finally:
             self.ledger.close()
 
@@ -227,6 +226,13 @@ class _Run:
                 expected='one column with role = "label" and its classes',
             )
         self.outputs = self._outputs(table)
+        if isinstance(self.study.evaluation.metrics, Paid) and self.outputs != 1:
+            raise InputError(
+                "paid metrics are made for a yes/no label",
+                where="[evaluation] metrics",
+                expected="a label with `positive` classes",
+                remedy='declare which classes count as positive, or set metrics = "internal"',
+            )
         self.dataset = _dataset(self.prepared)
         model = build_model(self.study, inputs=table.input_shape, outputs=self.outputs, base=self.declared)
         plan = self._plan()
@@ -255,7 +261,7 @@ class _Run:
         """Buy the entry-count histogram: reserved, noised and committed before the plan is made from it."""
         if self.state.paid_histogram is not None:
             return {int(k): n for k, n in self.state.paid_histogram.items()}
-        from confide.mechanisms import OSNoise, release_entry_counts
+        from confide.mechanisms import release_entry_counts
 
         paid = self.study.public.entry_counts
         assert isinstance(paid, Paid)
@@ -276,7 +282,9 @@ class _Run:
         states.save(self.internal, self.state)
         self.ledger.start(reservation.id)
         kept, _ = index.subset(reservation.admitted)
-        noisy = release_entry_counts(kept, self.study.public.max_entries, paid.epsilon, noise=OSNoise())
+        noisy = release_entry_counts(
+            kept, self.study.public.max_entries, paid.epsilon, noise=self._noise("entry counts")
+        )
         self.state.paid_histogram = {str(k): float(n) for k, n in noisy.value.items()}
         states.save(self.internal, self.state)
         digest = hashlib.sha256(repr(sorted(self.state.paid_histogram.items())).encode()).hexdigest()
@@ -294,7 +302,16 @@ class _Run:
     ) -> Any:
         people = self.prepared.train_index.ids.tolist()
         if resume and self.state.reservation is not None:
-            return self.ledger.resume(self.state.reservation, people)
+            kept = self.ledger.resume(self.state.reservation, people)
+            if kept.state == "started" and not self._checkpoint.exists():
+                raise RunError(
+                    "the checkpoint of this run is gone, and the run had begun to read data",
+                    where=str(self._checkpoint),
+                    expected="the checkpoint, so that the run goes on with the noise it began with",
+                    remedy="put it back; without it only a new run can be made (this reservation stays counted), as a "
+                    "second model under one charge would not be covered",
+                )
+            return kept
         if not self.watcher.price(Price(plan, self._price_lines(plan, parameters))):
             raise InputError("the price was not accepted: nothing was reserved", where="the question above")
         self.state.plan_fingerprint = plan.fingerprint()
@@ -349,7 +366,7 @@ class _Run:
     def _train_and_release(self, plan: Plan, admitted: npt.NDArray[np.bool_], *, resume: bool) -> Outcome:
         assert self.state.reservation is not None
         reservation = self.state.reservation
-        checkpoint = states.run_folder(self.internal, self.state.name) / "checkpoint.pt"
+        checkpoint = self._checkpoint
         table = self.prepared.table
         model = build_model(self.study, inputs=table.input_shape, outputs=self.outputs, base=self.declared)
         trainer = self._trainer(
@@ -374,19 +391,22 @@ class _Run:
         self.watcher.say("evaluating on held-out contributors")
         scores = probabilities(model, table.features[self.prepared.held_out], outputs=self.outputs)
         metrics = self._paid_metrics(plan, scores)
-        figures = measure(
-            self.study,
-            self.prepared,
-            plan=plan,
-            result=result,
-            scores=scores,
-            outputs=self.outputs,
-            base=self.declared,
-            dropped=int((~admitted).sum()),
-            seconds=seconds,
-            watcher=self.watcher,
-            device=self.device,
-        )
+        try:
+            figures = measure(
+                self.study,
+                self.prepared,
+                plan=plan,
+                result=result,
+                scores=scores,
+                outputs=self.outputs,
+                base=self.declared,
+                dropped=int((~admitted).sum()),
+                seconds=seconds,
+                watcher=self.watcher,
+                device=self.device,
+            )
+        except Exception as error:  # exact figures about held-out people must never decide whether a release is made
+            figures = InternalFigures(name=self.study.name, notes=[f"the internal figures failed: {error!r}"])
         release = assemble(
             self.study,
             self.text,
@@ -406,6 +426,8 @@ class _Run:
         reservation = release.certificate.ledger.reservation if release.certificate.ledger else self.state.reservation
         assert reservation is not None
         self.ledger.commit(reservation, release_hash=release.digest)
+        if self.metrics_reservation is not None:
+            self.ledger.commit(self.metrics_reservation, release_hash=release.digest)
         states.forget(self.internal, self.state)
         return outcome_of(release)
 
@@ -448,31 +470,45 @@ class _Run:
 
     def _paid_metrics(self, plan: Plan, scores: npt.NDArray[np.float64]) -> list[Any]:
         wanted = self.study.evaluation.metrics
-        if not isinstance(wanted, Paid) or self.outputs != 1 or self.prepared.held_out_index is None:
+        if not isinstance(wanted, Paid):
             return []
-        index = self.prepared.held_out_index
-        labels = self._labels()[self.prepared.held_out]
+        also = [] if self.state.paid_histogram is None else [self._histogram_spent()[1]]
         return paid_auroc(
             self.study,
-            labels=labels,
+            labels=self._labels()[self.prepared.held_out],
             scores=scores,
-            index=index,
+            index=self.prepared.held_out_index,
             epsilon=wanted.epsilon,
             delta=plan.delta,
-            reserve=lambda guarantee: self._reserve_metrics(index, guarantee),
+            noise=self._noise("metrics"),
+            also=also,
+            reserve=self._reserve_metrics,
+        )
+
+    def _noise(self, stream: str) -> Any:
+        """Noise of a paid figure, of the kind the study names; a resumed run draws the same noise again."""
+        from confide.mechanisms import noise_for_step
+
+        return noise_for_step(
+            bytes.fromhex(self.state.key), 0, secure=self.study.privacy.noise == "secure", stream=stream
         )
 
     def _reserve_metrics(self, index: ContributorIndex, guarantee: Guarantee) -> npt.NDArray[np.bool_]:
-        reservation = self.ledger.reserve(
-            release=f"{self.state.name} metrics",
-            contributors=index.ids.tolist(),
-            class_of=np.zeros(index.n_contributors, dtype=np.int64),
-            classes=[guarantee],
-            data_set=self._data_set(),
-            exhausted="drop",
-            idempotency_key=f"{self.state.name}/metrics",
-        )
+        """Charge the held-out contributors; where nobody has balance the figures are made of noise alone."""
+        try:
+            reservation = self.ledger.reserve(
+                release=f"{self.state.name} metrics",
+                contributors=index.ids.tolist(),
+                class_of=np.zeros(index.n_contributors, dtype=np.int64),
+                classes=[guarantee],
+                data_set=self._data_set(),
+                exhausted="drop",
+                idempotency_key=f"{self.state.name}/metrics",
+            )
+        except BudgetError:
+            return np.zeros(index.n_contributors, dtype=np.bool_)
         self.ledger.start(reservation.id)
+        self.metrics_reservation = reservation.id
         return reservation.admitted
 
     def _histogram_spent(self) -> tuple[Spent, Guarantee]:
@@ -536,6 +572,10 @@ class _Run:
                 return self._commit(release)
         return None
 
+    @property
+    def _checkpoint(self) -> Path:
+        return states.run_folder(self.internal, self.state.name) / "checkpoint.pt"
+
     # -- small things -------------------------------------------------------------------------------------------------
 
     def _data_set(self) -> str:
@@ -581,13 +621,13 @@ def classes_for(
     plan: Plan, index: ContributorIndex, budgets: npt.NDArray[np.float64] | None
 ) -> tuple[list[Guarantee], npt.NDArray[np.int64]]:
     """Return the guarantee of each class that occurs and the class of each contributor: the ledger's input."""
-    level = np.full(index.n_contributors, np.nan) if budgets is None else budgets
+    level = np.full(index.n_contributors, -1.0) if budgets is None else budgets
     pairs, which = np.unique(np.stack([index.counts.astype(np.float64), level]), axis=1, return_inverse=True)
     found: dict[Any, int] = {}
     guarantees: list[Guarantee] = []
     number = np.empty(pairs.shape[1], dtype=np.int64)
     for i in range(pairs.shape[1]):
-        budget = None if np.isnan(pairs[1, i]) else float(pairs[1, i])
+        budget = None if pairs[1, i] < 0 else float(pairs[1, i])
         row = plan.class_of(int(pairs[0, i]), budget)
         mechanism = plan.mechanism(row)
         if mechanism not in found:

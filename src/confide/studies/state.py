@@ -7,10 +7,13 @@ of past noise), hence mode 0600.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +36,8 @@ class RunState:
     plan_fingerprint, data_fingerprint : str
         What must not have changed on resume; the data fingerprint is keyed with `key`.
     key : str
-        Hexadecimal secret (32 bytes) of the data fingerprint; it has no part in coins or noise.
+        Hexadecimal secret (32 bytes) of the data fingerprint and of the noise of paid figures, so that a resumed run
+        repeats that noise; it has no part in the coins and the noise of training.
     reservation, histogram_reservation : str or None
         In the ledger.
     paid_histogram : dict or None
@@ -107,5 +111,51 @@ def pick(internal: Path, study_name: str) -> RunState:
 
 
 def forget(internal: Path, state: RunState) -> None:
-    """Delete the run folder with its keys and checkpoint: called after the ledger committed."""
-    shutil.rmtree(run_folder(internal, state.name), ignore_errors=True)
+    """Delete the run folder with its keys and checkpoint: called after the ledger committed.
+
+    Raises
+    ------
+    RunError
+        The folder cannot be deleted: its keys would undo the noise, so somebody has to know.
+    """
+    folder = run_folder(internal, state.name)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise RunError(
+            f"the release is committed, but the run's keys could not be deleted: {error.strerror}",
+            where=str(folder),
+            remedy="delete this folder by hand: whoever has it can take the noise away",
+        ) from error
+
+
+@contextlib.contextmanager
+def alone(internal: Path, state: RunState) -> Iterator[None]:
+    """Hold a run for one process: two that resume it at once could publish two results under one charge.
+
+    Raises
+    ------
+    InputError
+        Another process is running it.
+    """
+    try:
+        internal.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(internal / f".{state.name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise RunError(f"cannot write here: {error.strerror}", where=str(internal)) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                "another process is running this study",
+                where=str(run_folder(internal, state.name)),
+                remedy="wait for it",
+            ) from None
+        yield
+    finally:
+        if not run_folder(internal, state.name).exists():
+            with contextlib.suppress(OSError):
+                os.unlink(internal / f".{state.name}.lock")
+        os.close(handle)

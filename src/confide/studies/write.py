@@ -37,6 +37,7 @@ def assemble(
         unit="entry" if study.unit == "entry" else "contributor",
         assumed_public=assumed_public(study, plan, feature_names),
         evaluation=metrics,
+        not_covered=not_covered(study),
         testing_only=testing_only,
         precision=str(next(model.parameters()).dtype).removeprefix("torch."),
         ledger=receipt,
@@ -57,6 +58,22 @@ def assemble(
         },
     )
     return Release.load(folder)
+
+
+def not_covered(study: Study) -> list[str]:
+    """Limits that this study's own choices add to the standing list."""
+    limits = []
+    if study.ledger.exhausted == "refuse":
+        limits.append(
+            "that this run took place: the study is set to be refused when anybody's balance is used up, so a release "
+            "says that everybody had balance"
+        )
+    if study.privacy.on_nonfinite == "stop":
+        limits.append(
+            "that this run ended: the study is set to stop at a contribution that is not finite, so a release says "
+            "that there was none"
+        )
+    return limits
 
 
 def weights_of(model: Any) -> bytes:

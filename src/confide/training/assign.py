@@ -51,10 +51,11 @@ def assign(
     """Return (rate, absolute clip) of each contributor: a function of their own count and budget alone."""
     index, budgets = dataset.index, dataset.budgets
     rates, clips = np.zeros(index.n_contributors), np.zeros(index.n_contributors)
-    level = np.full(index.n_contributors, np.nan) if budgets is None else budgets
+    # -1 stands for "the same budget as everybody": budgets are positive, and NaN would equal nothing, not even itself
+    level = np.full(index.n_contributors, -1.0) if budgets is None else budgets
     pairs, which = np.unique(np.stack([index.counts.astype(np.float64), level]), axis=1, return_inverse=True)
     for number in range(pairs.shape[1]):
-        budget = None if np.isnan(pairs[1, number]) else float(pairs[1, number])
+        budget = None if pairs[1, number] < 0 else float(pairs[1, number])
         found = plan.class_of(int(pairs[0, number]), budget)
         mine = which.reshape(-1) == number
         rates[mine], clips[mine] = found.rate, found.clip_norm * plan.clip_norm

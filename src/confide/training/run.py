@@ -164,8 +164,10 @@ class PrivateRun:
         self._rates, self._clips = assign(plan, dataset, admitted)
         # Rounding to the lattice of secure noise may lift the sum's change by the margin: the clips make room for it.
         size = sum(value.numel() for value in self.engine.parameters)
-        self._clips = self._clips - source.margin(size, scale=self._noise_scale)
-        if bool((self._clips <= 0).any()):
+        margin = source.margin(size, scale=self._noise_scale)
+        self._clips = self._clips - margin
+        # Judged on the plan's classes, which are public, never on who is there.
+        if min(c.clip_norm for c in plan.classes) * plan.clip_norm <= margin:
             raise InputError(
                 "the model is too large for this noise: rounding would take up the whole clipping norm",
                 where="noise",
@@ -369,7 +371,7 @@ class PrivateRun:
             "data": self._data.fingerprint(keys.fingerprint),
             "admitted": (self._rates > 0).tolist(),
             "model": repr(shapes),
-            "optimizer": type(self.optimizer).__name__,
+            "optimizer": f"{type(self.optimizer).__name__} {sorted(self.optimizer.defaults.items())!r}",
             "noise": self._noise if isinstance(self._noise, str) else "given",
         }
 

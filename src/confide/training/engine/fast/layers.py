@@ -94,7 +94,9 @@ def _convolution(use: Use) -> dict[str, Piece]:
 
 
 def _by_rule(use: Use) -> dict[str, Piece]:
-    """The rule of the first engine on all units of one size at a time."""
+    """The rule of the first engine on all units of one size at a time, or on entries where sizes are not known."""
+    if not use.blocks.known:
+        return _by_entry(use)
     wanted = frozenset(use.site.parameters)
     stores: dict[str, Tensor] = {}
     for part, blocks in use.blocks.pieces(use.grad, *use.inputs):
@@ -144,11 +146,3 @@ def handler_for(site: Site) -> Handler | None:
     if getattr(rule, "__qualname__", "").startswith("_shift.") and rule.__module__ == attention.__name__:
         return _by_entry
     return _HANDLERS.get(rule)
-
-
-def needs_sizes(site: Site) -> bool:
-    """True where ragged units are only handled with sizes known on the host."""
-    if not (isinstance(site.gradient, partial) and site.gradient.func is conv._conv_gradient):
-        return False
-    words = site.gradient.keywords
-    return bool(words["transposed"]) or not kernels.takes(site.saved[0], words["shape"], words["settings"])
