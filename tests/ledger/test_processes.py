@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -113,28 +114,52 @@ def test_writers_killed_at_random(new, url, key, tmp_path):
 
 
 STEPS = """
-import sys, os, signal, numpy as np
+import json, os, signal, sys
+import numpy as np
 import sqlalchemy as sa
 from confide.accounting import Gaussian
 from confide.ledger import Ledger
-url, key, stop = sys.argv[1], sys.argv[2], int(sys.argv[3])
-ledger = Ledger.open(url, key=key)
-count = 0
-def tick(*_):
-    global count
-    count += 1
-    if count == stop:
-        os.kill(os.getpid(), signal.SIGKILL)
-sa.event.listen(ledger._store.engine, "before_cursor_execute", lambda *a: tick())
-sa.event.listen(ledger._store.engine, "after_cursor_execute", lambda *a: tick())
-sa.event.listen(ledger._store.engine, "commit", tick)
-kept = ledger.reserve(release="r", contributors=["a", "b"], class_of=np.zeros(2, int),
-                      classes=[Gaussian(noise_multiplier=4.0).guarantee()], data_set="d")
-print("reserved", flush=True)
-ledger.start(kept.id)
-print("started", flush=True)
-ledger.commit(kept.id, release_hash="ab" * 32)
-print("committed", flush=True)
+url, key = sys.argv[1:3]
+
+def run(stop, tell):
+    ledger, count = Ledger.open(url, key=key), 0
+    def tick(*_):
+        nonlocal count
+        count += 1
+        if count == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+    for event in ("before_cursor_execute", "after_cursor_execute", "commit"):
+        sa.event.listen(ledger._store.engine, event, tick)
+    kept = ledger.reserve(release="r", contributors=["a", "b"], class_of=np.zeros(2, int),
+                          classes=[Gaussian(noise_multiplier=4.0).guarantee()], data_set="d")
+    tell("reserved")
+    ledger.start(kept.id)
+    tell("started")
+    ledger.commit(kept.id, release_hash="ab" * 32)
+    tell("committed")
+
+# One import, then a fresh process for each moment of death.
+stop = 0
+while True:
+    stop += 1
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run(stop, lambda word: os.write(writer, word.encode() + b" "))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(reader) as pipe:
+        told = pipe.read().split()
+    with Ledger.open(url, key=key) as ledger:
+        states = [r.state for r in ledger.reservations()]
+        print(json.dumps([told, states, ledger.used(["a"])[0], status]), flush=True)
+    if not os.WIFSIGNALED(status):
+        break
 """
 
 
@@ -142,27 +167,21 @@ print("committed", flush=True)
 def test_killed_at_every_single_statement(new, url, key):
     """The process dies before and after every statement of reserve, start and commit, one run each."""
     ledger = new(epsilon=40.0)
-    stop, before, seen = 1, 0, set()
-    while True:
-        result = subprocess.run(
-            [sys.executable, "-c", STEPS, url, str(key), str(stop)], capture_output=True, text=True, check=False
-        )
-        told = result.stdout.split()
-        rows = ledger.reservations()
-        new_rows = rows[before:]
-        assert len(new_rows) <= 1
-        state = new_rows[0].state if new_rows else "nothing"
+    result = subprocess.run([sys.executable, "-c", STEPS, url, str(key)], capture_output=True, text=True, check=True)
+    order = ("nothing", "reserved", "started", "committed")
+    cost = float(min(ledger.rule.charge(gaussian(0.25))[:-1])) / 2**31
+    before: list[str] = []
+    seen = set()
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    for told, states, used, _ in lines:
+        assert states[: len(before)] == before and len(states) - len(before) <= 1
+        state = states[-1] if len(states) > len(before) else "nothing"
         # What was reported has happened; at most the step in flight may have happened as well.
-        order = ("nothing", "reserved", "started", "committed")
         assert 0 <= order.index(state) - len(told) <= 1
+        assert used == pytest.approx(cost * len(states))
+        before = states
         seen.add(state)
-        used = ledger.used(["a"])[0] * 2**31
-        charge = ledger.rule.charge(gaussian(0.25))[:-1].astype(float)
-        assert used == pytest.approx(min(charge) * len(rows))
-        before, stop = len(rows), stop + 1
-        if result.returncode == 0:
-            break
-    assert seen == {"nothing", "reserved", "started", "committed"} and stop > 20
+    assert seen == set(order) and len(lines) > 20 and lines[-1][3] == 0
     ledger.verify()
 
 
