@@ -141,3 +141,18 @@ def test_codes_outside_the_domain_are_refused():
         Panel.from_codes(domain, static=[[2]], visit=[[0]], counts=[1])
     with pytest.raises(InputError, match="wrong shape"):
         Panel.from_codes(domain, static=[[1], [0]], visit=[[0]], counts=[1, 1]).static.sum()
+
+
+@pytest.mark.parametrize("estimand", ["visit", "patient"])
+@pytest.mark.parametrize("epsilon", [0.05, 1.0])
+def test_few_patients_and_patients_without_visits_work(estimand, epsilon):
+    domain = Domain((Column("a", 2),), (Column("t", 3, ordinal=True), Column("v", 2)), max_visits=30, time="t")
+    for counts in ([0, 0, 0], [0, 1, 0], [30]):
+        n = len(counts)
+        panel = Panel.from_codes(
+            domain, static=np.zeros((n, 1)), visit=np.zeros((sum(counts), 2)), counts=np.array(counts)
+        )
+        for seed in range(5):
+            meter = Meter(epsilon=epsilon, delta=1e-5, noise=SeededNoise(seed))
+            drawn = PatientUnit(estimand=estimand).fit(panel, meter).sample(20, rng=np.random.default_rng(0))
+            assert drawn.patients == 20

@@ -27,7 +27,7 @@ def project_to_simplex(values: Floats) -> Floats:
     """Return the closest distribution (Euclidean): Held, Wolfe and Crowder 1974."""
     ordered = np.sort(values)[::-1]
     shift = (np.cumsum(ordered) - 1) / np.arange(1, len(values) + 1)
-    return np.maximum(values - shift[np.nonzero(ordered > shift)[0][-1]], 0.0)
+    return np.asarray(np.maximum(values - shift[np.nonzero(ordered > shift)[0][-1]], 0.0), dtype=np.float64)
 
 
 def count_kernel(cells: int) -> Floats:

@@ -130,9 +130,10 @@ def visit_weighting(
     best, best_cost = Weighting(1.0, typical, law.patients), math.inf
     for cap in caps:
         weight = np.minimum(1.0, cap / np.maximum(k, 1.0))
-        mass = law.patients * float(law.p @ (weight * k))
+        mass = law.patients * max(float(law.p @ (weight * k)), 0.05)
         norms = typical * weight * np.sqrt(COHERENCE * k**2 + (1 - COHERENCE) * k)
-        mean_norm = float(law.p @ norms)
+        # where noise says that nobody has visits, one visit a patient is the least that is prepared for
+        mean_norm = max(float(law.p @ norms), typical * min(1.0, cap))
         capped = 0.0 if len(caps) == 1 else 1 - float(law.p @ (weight * k)) / max(law.mean, 1e-9)
         for factor in CLIP_GRID:
             clip = factor * mean_norm
