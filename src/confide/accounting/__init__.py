@@ -7,7 +7,15 @@
 True
 """
 
-from confide.accounting.calibration import calibrate_clips, calibrate_noise, calibrate_rates, calibrate_steps, epsilons
+from confide.accounting.calibration import (
+    calibrate_clips,
+    calibrate_noise,
+    calibrate_rates,
+    calibrate_steps,
+    epsilons,
+    solve_clips,
+    solve_rates,
+)
 from confide.accounting.comparisons import Coupled, collusion, coupled_sample
 from confide.accounting.filters import GaussianFilter, Odometer, RenyiFilter
 from confide.accounting.guarantee import Guarantee, compose
@@ -64,4 +72,6 @@ __all__ = [
     "mechanism_from_dict",
     "rdp_delta",
     "rdp_epsilon",
+    "solve_clips",
+    "solve_rates",
 ]

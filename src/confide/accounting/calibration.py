@@ -8,7 +8,6 @@ True
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike
 from confide.accounting import gaussian
 from confide.accounting.mechanisms import SampledGaussian, _count, _number
 from confide.accounting.pairs import Floats
+from confide.accounting.population import by_class, clips_for, largest, rates_for
 from confide.errors import InputError, UnreachableError
 
 
@@ -50,90 +50,10 @@ def epsilons(
     return out
 
 
-def _largest(cost: Callable[[float], float], budget: float, start: float, ceiling: float) -> float:
-    """Return nearly the largest x in (0, ceiling] with cost(x) <= budget, for increasing cost; 0 if none is found."""
-    x = min(start, ceiling)
-    good, bad = 0.0, math.inf
-    good_cost, bad_cost = 0.0, math.inf
-    for _ in range(60):
-        value = cost(x)
-        if value <= budget:
-            good, good_cost = x, value
-            if x >= ceiling or value >= 0.996 * budget:
-                break
-        else:
-            bad, bad_cost = x, value
-        if bad == math.inf:
-            # close by, epsilon is nearly proportional to x; aim at the middle of what is accepted
-            close = 0.998 * budget / good_cost if good_cost > 0.8 * budget else 1.3
-            x = min(ceiling, x * (close if good_cost > 0.5 * budget else 3.0))
-        elif good == 0.0:
-            # close by, epsilon is nearly proportional to x
-            aim = 0.998 if bad_cost < 1.05 * budget else 0.97
-            x = x * max(0.2, aim * budget / bad_cost) if math.isfinite(bad_cost) else x / 4
-        else:
-            # Regula falsi in logs, aimed slightly under the budget, kept inside the bracket.
-            share = 0.5
-            if math.isfinite(bad_cost) and good_cost > 0:
-                aim = math.log(0.9985 * budget / good_cost) / math.log(bad_cost / good_cost)
-                share = min(max(aim, 0.05), 0.95)
-            x = good * (bad / good) ** share
-        if good > 0 and bad / good < 1 + 1e-9:
-            break
-        if x < 1e-300:
-            break
-    return good
-
-
-def _per_class(
-    entries: Floats, epsilon: Floats, cost: Callable[[int, float], float], first: float, ceiling: float
-) -> Floats:
-    """Solve cost(k, x) = epsilon for every class; each answer is a function of its own (k, epsilon) alone.
-
-    A search started from another class's answer would let that class's presence move this one's within the tolerance.
-    So starts come from fixed public ladders, k = 1, 2, 4, ... and epsilon = 2^(j/4), whoever else is asked for: k x is
-    nearly constant, and straight lines through logarithms are right to a few parts in a thousand.
-    """
-    known: dict[tuple[int, float], float] = {}
-
-    def ladder(j: int) -> float:
-        return float(2.0 ** (j / 4))
-
-    def along_entries(k: int, target: float) -> float:
-        low = 1 << (k.bit_length() - 1)
-        if k == 1:
-            return first
-        if k == low:
-            start = solve(k // 2, target) / 2
-            # half the last change of k x is a good guess of the next one
-            return (
-                start * math.sqrt(2 * solve(k // 2, target) / solve(k // 4, target)) if k > 2 and start > 0 else start
-            )
-        below, above = solve(low, target) * low, solve(2 * low, target) * 2 * low
-        share = math.log2(k / low)
-        return below ** (1 - share) * above**share / k if below > 0 and above > 0 else first / k
-
-    def solve(k: int, target: float) -> float:
-        if (k, target) not in known:
-            place = 4 * math.log2(target)
-            j = round(place)
-            if ladder(j) == target:
-                start = along_entries(k, target)
-            else:
-                j = math.floor(place)
-                below, above = along_ladder(k, ladder(j)), along_ladder(k, ladder(j + 1))
-                share = place - j
-                start = below ** (1 - share) * above**share if below > 0 and above > 0 else first / k
-            known[k, target] = _largest(lambda x: cost(k, x), target, min(start or first / k, ceiling), ceiling)
-        return known[k, target]
-
-    def along_ladder(k: int, target: float) -> float:
-        return solve(k, target) if k & (k - 1) == 0 else along_entries(k, target)
-
-    out = np.empty(entries.shape)
-    for index in np.ndindex(out.shape):
-        out[index] = solve(int(entries[index]), float(epsilon[index]))
-    return out
+def _delta(delta: float) -> float:
+    if not 0 < delta < 1:
+        raise InputError(f"delta is {delta!r}", expected="a probability strictly between 0 and 1")
+    return float(delta)
 
 
 def _targets(entries: ArrayLike, epsilon: ArrayLike) -> tuple[Floats, Floats]:
@@ -166,25 +86,43 @@ def calibrate_rates(
     InputError
         If an argument is out of range.
     """
+    return solve_rates(
+        entries, epsilon, delta=delta, noise_multiplier=noise_multiplier, steps=steps, clip_norm=clip_norm
+    )[0]
+
+
+def solve_rates(
+    entries: ArrayLike,
+    epsilon: ArrayLike,
+    *,
+    delta: float,
+    noise_multiplier: float,
+    steps: int,
+    clip_norm: float = 1.0,
+) -> tuple[Floats, Floats]:
+    """Return the rates of `calibrate_rates` and the certified epsilon of each (an upper bound, within the target)."""
     k, e = _targets(entries, epsilon)
-
-    def cost(n: int, rate: float) -> float:
-        return _epsilon(float(noise_multiplier), rate, n, float(clip_norm), steps, float(delta))
-
-    return _per_class(k, e, cost, 0.01 * noise_multiplier / math.sqrt(steps / 1000), 1.0)
+    _number("noise_multiplier", noise_multiplier, 0, math.inf)
+    _number("clip_norm", clip_norm, 0, math.inf)
+    family = rates_for(float(noise_multiplier), float(clip_norm), _count("steps", steps, 1), _delta(delta))
+    return by_class(family.rate, k, e)
 
 
 def calibrate_clips(
     entries: ArrayLike, epsilon: ArrayLike, *, delta: float, noise_multiplier: float, steps: int, rate: float
 ) -> Floats:
     """Return for every class the largest clipping norm per entry (in units of C) within its target epsilon."""
+    return solve_clips(entries, epsilon, delta=delta, noise_multiplier=noise_multiplier, steps=steps, rate=rate)[0]
+
+
+def solve_clips(
+    entries: ArrayLike, epsilon: ArrayLike, *, delta: float, noise_multiplier: float, steps: int, rate: float
+) -> tuple[Floats, Floats]:
+    """Return the clips of `calibrate_clips` and the certified epsilon of each (an upper bound, within the target)."""
     k, e = _targets(entries, epsilon)
-    _number("rate", rate, 0, 1)
-
-    def cost(n: int, clip: float) -> float:
-        return _epsilon(float(noise_multiplier), float(rate), n, clip, steps, float(delta))
-
-    return _per_class(k, e, cost, float(noise_multiplier), math.inf)
+    _number("noise_multiplier", noise_multiplier, 0, math.inf)
+    family = clips_for(float(noise_multiplier), _number("rate", rate, 0, 1), _count("steps", steps, 1), _delta(delta))
+    return by_class(family.clip, k, e)
 
 
 def calibrate_noise(epsilon: float, *, delta: float, rate: float, steps: int, entries: int = 1) -> float:
@@ -196,7 +134,7 @@ def calibrate_noise(epsilon: float, *, delta: float, rate: float, steps: int, en
     def cost(inverse: float) -> float:
         return SampledGaussian(1 / inverse, rate, entries).guarantee(steps).epsilon(delta)
 
-    found = _largest(cost, epsilon, 1.0, 1e4)
+    found = largest(cost, epsilon, 1.0, 1e4)
     if found == 0:
         raise UnreachableError(f"no noise reaches epsilon {epsilon:g} at delta {delta:g}", expected="a larger epsilon")
     return 1 / found

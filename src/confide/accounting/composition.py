@@ -27,6 +27,17 @@ _SHARE = 1e-7
 MAX_CELLS = 1 << 20
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where one direction is read: tilt, expected loss, lattice step, aliasing. Bounds are valid for any choice."""
+
+    remove: bool
+    tilt: float
+    loss: float
+    step: float
+    aliasing: float
+
+
 @dataclass
 class Composition:
     """Pairs with their step counts; caches what its read-outs share. The pairs and counts never change."""
@@ -138,25 +149,44 @@ class Composition:
         """Epsilon that holds with delta 0, where every loss is bounded."""
         return sum(steps * pair.bound for pair, steps in self.parts)
 
-    def epsilon_upper(self, delta: float, *, rtol: float = 3e-4) -> float:
-        """Return an upper bound on epsilon, about `rtol` above it: one composition a direction, no lower bound."""
+    def places(self, delta: float, *, rtol: float = 3e-4, found: float | None = None) -> tuple[Place, ...]:
+        """Return where both directions are read for an upper bound about `rtol` above epsilon, the larger one first.
+
+        `found` is epsilon where it is known already: it says better than the estimate where to read.
+        """
+        sizes = sorted(
+            ((remove, self.sizing(remove, delta=delta)) for remove in (True, False)), key=lambda s: -s[1].loss
+        )
+        first = sizes[0][1].loss
+        if found is not None and found > 0:
+            remove, first = sizes[0][0], found
+            sizes[0] = remove, replace(self.sizing(remove, epsilon=found), loss=found)
+        # A direction that is clearly the smaller one needs only to be shown to be so.
+        return tuple(self._place(remove, at, delta, rtol, 0.3 * (first - at.loss)) for remove, at in sizes)
+
+    def _place(self, remove: bool, at: Sizing, delta: float, rtol: float, spare: float = 0.0) -> Place:
+        aim = max(1.5 * rtol * at.loss, 1e-6, spare)
+        step = self.coarsest(delta, lattice_step(self._saddle(remove, delta), at.tilt, aim))
+        height = float(np.exp(min(np.log(delta) - at.log_bound, 0.0)))
+        aliasing = min(max(0.1 * rtol * min(at.tilt * at.loss, 1.0) * height, 1e-30), 1e-5)
+        return Place(remove, at.tilt, at.loss, step, aliasing)
+
+    def epsilon_upper(self, delta: float, *, rtol: float = 3e-4, places: tuple[Place, ...] = ()) -> float:
+        """Return an upper bound on epsilon, about `rtol` above it: one composition a direction, no lower bound.
+
+        `places` may come from a similar composition, which saves looking for them; any give a valid bound.
+        """
         if not self.parts:
             return 0.0
-        sizes = {remove: self.sizing(remove, delta=delta) for remove in (True, False)}
         best, used = 0.0, 0.0
-        for remove in sorted(sizes, key=lambda r: -sizes[r].loss):
-            at = sizes[remove]
-            aim = max(1.5 * rtol * at.loss, 1e-6, 0.3 * (best - at.loss))
-            step = self.coarsest(delta, lattice_step(self._saddle(remove, delta), at.tilt, aim))
+        for place in places or self.places(delta, rtol=rtol):
+            at, high, turn = place, np.inf, 0
             # The cells of the first direction serve the second one too.
-            step = used if 0 < used <= 1.1 * step else step
-            high, turn = np.inf, 0
+            step = used if 0 < used <= 1.1 * at.step else at.step
             while turn < 8:
                 turn += 1
-                height = float(np.exp(min(np.log(delta) - at.log_bound, 0.0)))
-                aliasing = min(max(0.1 * rtol * min(at.tilt * at.loss, 1.0) * height, 1e-30), 1e-5)
                 try:
-                    curve = self.curve(remove, True, step=step, tilt=at.tilt, read=delta, aliasing=aliasing)
+                    curve = self.curve(at.remove, True, step=step, tilt=at.tilt, read=delta, aliasing=at.aliasing)
                 except InputError:
                     step *= 2
                     continue
@@ -165,8 +195,8 @@ class Composition:
                 if turn > 2 or high <= best or not np.isfinite(high) or abs(high - at.loss) < 0.2 * high:
                     break
                 # The estimate was off (rare events): read again at the tilt that belongs to what was found.
-                at = self.sizing(remove, epsilon=high)
-                step = self.coarsest(delta, lattice_step(self._saddle(remove, delta), at.tilt, 1.5 * rtol * high))
+                at = self._place(at.remove, self.sizing(at.remove, epsilon=high), delta, rtol)
+                step = at.step
             best = max(best, high)
         return min(best, self._pure)
 

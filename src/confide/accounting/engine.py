@@ -70,22 +70,27 @@ class Curve:
             j = int(bad[-1]) + 1 if bad.size else 0
             if j == 0:
                 return float(at[0])
-            low, high = float(at[j - 1]), float(at[j])
-        else:
-            values = np.maximum(values * (1 - 1e-12) - 1e-15 * self.tail - self.slackness, 0.0) + self.infinite
-            over = np.flatnonzero(values > delta)
-            if not over.size:
-                return float("-inf")
-            j = int(over[-1])
-            if j == len(at) - 1:
-                return float(at[j])
-            low, high = float(at[j]), float(at[j + 1])
+            # Inside a cell delta is tail - exp(epsilon - loss) damped: solved directly, then checked.
+            end = float(at[j])
+            room = (delta - self.infinite - 1e-15 * self.tail[j]) / (1 + 1e-12)
+            share = (float(self.tail[j]) - room) / float(self.damped[j]) if self.damped[j] > 0 else 1.0
+            found = end + float(np.log(share)) if 0 < share < 1 else end
+            found += 1e-12 * (1 + abs(found))
+            return found if at[j - 1] < found < end and self.delta(np.array([found]))[0] <= delta else end
+        values = np.maximum(values * (1 - 1e-12) - 1e-15 * self.tail - self.slackness, 0.0) + self.infinite
+        over = np.flatnonzero(values > delta)
+        if not over.size:
+            return float("-inf")
+        j = int(over[-1])
+        if j == len(at) - 1:
+            return float(at[j])
+        low, high = float(at[j]), float(at[j + 1])
         for _ in range(4):
             points = np.linspace(low, high, 34)
             above = self.delta(points) > delta
             last = int(np.flatnonzero(above)[-1]) if above.any() else 0
             low, high = float(points[last]), float(points[min(last + 1, 33)])
-        return high if self.upper else low
+        return low
 
 
 def _log_sum(mass_log: Floats, losses: Floats, s: float) -> float:

@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -49,15 +50,37 @@ def _count(name: str, value: Any, low: int) -> int:
 
 
 def binomial(n: int, p: float) -> Floats:
-    """Return the binomial probabilities [n + 1], each within a few units of rounding."""
-    i = np.arange(n + 1)
+    """Return the binomial probabilities of 0, 1, ... draws, each within a few units of rounding.
+
+    Large numbers whose probability is below the smallest positive float are left out: at most n + 1 values.
+    """
     if p in (0.0, 1.0):
-        return np.asarray(i == (n if p else 0), float)
+        return np.asarray(np.arange(n + 1) == (n if p else 0), float)
+    last = n
+    if n > 64:
+        # Far above the mean a term is at most exp(-(i log(i / mean) - i + mean)) (Chernoff): stop below 1e-330.
+        mean, last = n * p, min(n, math.ceil(n * p) + 1)
+        while last < n and last * math.log(last / mean) - last + mean < 760:
+            last = min(n, last + 8 + last // 16)
+    i = np.arange(last + 1)
     if n <= 1000:
-        choose = np.array([math.log(math.comb(n, int(j))) for j in i])
-    else:
-        choose = np.concatenate([[0.0], np.cumsum(np.log((n - np.arange(n)) / (1.0 + np.arange(n))))])
-    return np.asarray(np.exp(choose + i * math.log(p) + (n - i) * math.log1p(-p)))
+        choose = np.array(_log_choose(n)[: last + 1])
+        return np.asarray(np.exp(choose + i * math.log(p) + (n - i) * math.log1p(-p)))
+    # Ratios of neighbours, summed outwards from the mode where all the mass is, then made to sum to one.
+    ratio = np.log((n - i[:-1]) / (1.0 + i[:-1]) * (p / (1 - p)))
+    mode = min(int((n + 1) * p), last)
+    logs = np.concatenate([-np.cumsum(ratio[:mode][::-1])[::-1], [0.0], np.cumsum(ratio[mode:])])
+    w = np.exp(logs)
+    return np.asarray(w / w.sum())
+
+
+@lru_cache(maxsize=256)
+def _log_choose(n: int) -> tuple[float, ...]:
+    out, value = [], 1
+    for i in range(n + 1):
+        out.append(math.log(value))
+        value = value * (n - i) // (i + 1)
+    return tuple(out)
 
 
 class Mechanism(ABC):

@@ -110,6 +110,25 @@ def gaussian_mass(low: Floats, high: Floats) -> Floats:
     return np.asarray(special.ndtr(b) - special.ndtr(a))
 
 
+def gaussian_masses(edges: Floats) -> Floats:
+    """Return the standard normal mass [n] between neighbours of increasing `edges` [n + 1], right in both tails."""
+    # One tail per edge: each difference is taken on the side where both values are small.
+    tail = special.ndtr(-np.abs(edges))
+    low, high, right = tail[:-1], tail[1:], edges > 0
+    return np.asarray(np.where(right[:-1], low - high, np.where(right[1:], 1.0 - low - high, high - low)))
+
+
+def _log_sums(log_weights: Floats, slopes: Floats, x: Floats) -> tuple[Floats, Floats]:
+    """Return log sum_i exp(log_weights[i] + slopes[i] x) at every x [n] and its derivative [n]."""
+    # Shifts along the first axis: sums over a short last axis are slow.
+    exponent = slopes[:, None] * x + log_weights[:, None]
+    top = exponent.max(axis=0)
+    exponent -= top
+    weight = np.exp(exponent, out=exponent)
+    total = weight.sum(axis=0)
+    return top + np.log(total), (slopes @ weight) / total
+
+
 @dataclass(frozen=True)
 class MixturePair:
     """P = sum_i w_i N(s_i, sigma^2) against Q = N(0, sigma^2), ascending s_i >= 0: the pair of a sampled Gaussian.
@@ -128,12 +147,7 @@ class MixturePair:
 
     def loss(self, x: Floats) -> tuple[Floats, Floats]:
         """Return the loss at outputs `x` [n] (in units of sigma) and its derivative [n]."""
-        slope = self.sensitivities / self.sigma
-        exponent = self._log_weights + x[:, None] * slope
-        top = exponent.max(axis=1)
-        weight = np.exp(exponent - top[:, None])
-        total = weight.sum(axis=1)
-        return top + np.log(total), (weight @ slope) / total
+        return _log_sums(self._log_weights, self.sensitivities / self.sigma, x)
 
     def trimmed(self, tail: float, upper: bool) -> tuple[Pair, float]:
         """Leave out the largest shifts of total weight at most `tail` (upper), or give that weight to the largest kept.
@@ -198,33 +212,27 @@ class MixturePair:
         if not inside.any():
             return x, 0.0
         target = edges[inside]
-        # Start: invert a table, which is close wherever the table reaches.
-        largest = target[-1]
-        high = float(np.min((largest - log_weight) / slope))
-        low = min(-12.0, high - 1.0)
-        table_x = np.linspace(low, high, int(min(6000, max(400, (high - low) * 40))))
-        table_loss, _ = self.loss(table_x)
-        bracket = np.clip(np.searchsorted(table_loss, target) - 1, 0, len(table_x) - 2)
-        step = target - table_loss[bracket]
-        width = np.maximum(table_loss[bracket + 1] - table_loss[bracket], 1e-300)
-        share = np.clip(step / width, 0.0, 1.0)
-        start = table_x[bracket] + share * (table_x[1] - table_x[0])
-        # Below the table the remaining loss above the floor is nearly one exponential: start right of the root.
-        below = target <= table_loss[0]
-        if below.any():
-            gap = np.log(-np.expm1(floor - target[below])) + target[below]
-            start[below] = np.min((gap[:, None] - log_weight) / slope, axis=1)
         # Newton on log(excess over the floor): with zero-shift mass the loss flattens to the left, its excess does not.
         excess = target if zero == 0 else target + np.log(-np.expm1(floor - target))
+        # Start: invert a table by cubic interpolation, which is nearly exact wherever the table reaches.
+        high = float(np.min((target[-1] - log_weight) / slope))
+        low = min(-12.0, high - 1.0)
+        table_x = np.linspace(low, high, int(min(6000, max(200, (high - low) * 24))))
+        table, rise = _log_sums(log_weight, slope, table_x)
+        j = np.clip(np.searchsorted(table, excess) - 1, 0, len(table_x) - 2)
+        width = np.maximum(table[j + 1] - table[j], 1e-300)
+        t = np.clip((excess - table[j]) / width, 0.0, 1.0)
+        gap = table_x[1] - table_x[0]
+        left, right = width / (gap * rise[j]) - 1, width / (gap * rise[j + 1]) - 1
+        start = table_x[j] + gap * np.clip(t + t * (1 - t) * ((1 - t) * left - t * right), 0.0, 1.0)
+        # Below the table the excess is nearly one exponential: start right of the root.
+        below = excess <= table[0]
+        if below.any():
+            start[below] = np.min((excess[below] - log_weight[:, None]) / slope[:, None], axis=0)
         miss = np.inf
         for _ in range(40):
-            exponent = log_weight + start[:, None] * slope
-            top = exponent.max(axis=1)
-            weight = np.exp(exponent - top[:, None])
-            total = weight.sum(axis=1)
-            value = top + np.log(total) - excess
-            derivative = (weight @ slope) / total
-            change = value / derivative
+            value, derivative = _log_sums(log_weight, slope, start)
+            change = (value - excess) / derivative
             start = start - change
             # value is convex in x with curvature at most slope_max^2 / 4: the error after the step is second order.
             miss = float(np.max(0.5 * change * change)) * float(slope.max()) ** 2 / 4
@@ -236,13 +244,13 @@ class MixturePair:
     def cells(self, edges: Floats) -> Cells:
         """Return the masses of P and Q between increasing privacy losses `edges`."""
         x, miss = self.outputs(edges)
-        low, high = np.concatenate([[-np.inf], x]), np.concatenate([x, [np.inf]])
-        q = gaussian_mass(low, high)
+        ends = np.concatenate([[-np.inf], x, [np.inf]])
+        q = gaussian_masses(ends)
         p = np.zeros_like(q)
         for s, w in zip(self.sensitivities / self.sigma, self.probabilities, strict=True):
-            p += w * gaussian_mass(low - s, high - s)
+            p += w * (gaussian_masses(ends - s) if s else q)
         with np.errstate(invalid="ignore"):
-            width = np.where(np.isfinite(low) & np.isfinite(high), high - low, 1.0)
+            width = np.where(np.isfinite(ends[:-1]) & np.isfinite(ends[1:]), ends[1:] - ends[:-1], 1.0)
         with np.errstate(divide="ignore"):
             error = 4 * _UNIT * (1 + 1 / np.minimum(width, 1.0)) + 2e-13
         error[width <= 0] = 0.0
@@ -410,12 +418,13 @@ class DoubleMixturePair(_Whole):
         x = np.maximum.accumulate(
             np.where(edges < found - miss - 1e-9, -np.inf, np.where(edges > found + miss + 1e-9, np.inf, x))
         )
-        lower, upper = np.concatenate([[-np.inf], x]), np.concatenate([x, [np.inf]])
+        ends = np.concatenate([[-np.inf], x, [np.inf]])
+        lower, upper = ends[:-1], ends[1:]
         p, q = np.zeros(len(lower)), np.zeros(len(lower))
         for s, w in zip(self.right, self.right_weights, strict=True):
-            p += w * gaussian_mass(lower - s, upper - s)
+            p += w * gaussian_masses(ends - s)
         for s, w in zip(self.left, self.left_weights, strict=True):
-            q += w * gaussian_mass(lower + s, upper + s)
+            q += w * gaussian_masses(ends + s)
         with np.errstate(invalid="ignore", divide="ignore"):
             width = np.where(np.isfinite(lower) & np.isfinite(upper), upper - lower, 1.0)
             error = 4 * _UNIT * (1 + 1 / np.minimum(width, 1.0)) + 2e-13
