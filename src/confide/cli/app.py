@@ -9,6 +9,7 @@ import typer
 
 from confide.cli.ledger import app as ledger_app
 from confide.cli.plan import plan_command
+from confide.cli.synthesize import schema_app, synthesize
 
 app = typer.Typer(
     name="confide",
@@ -44,6 +45,8 @@ def _root(
 
 app.command("plan")(plan_command)
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(schema_app, name="schema")
+app.command("synthesize")(synthesize)
 
 
 @app.command("train")
