@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code; the console script passes it to the shell.
     """
-    import click
+    import typer
 
     from confide.cli.app import command
     from confide.errors import ConfideError
@@ -35,14 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=list(argv) if argv is not None else None, prog_name="confide", standalone_mode=False
         )
         code = result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         code = stop.exit_code
-    except click.exceptions.Abort:
+    except typer.Abort:
         print("stopped: nothing was started", file=sys.stderr)
         code = 1
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        code = 2
     except ConfideError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
@@ -57,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of a pipe (head, less) went away: not an error of ours, and nothing more can be printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception as error:
+        # wrong words on the command line: typer brings its own copy of click since 0.26, so the class has two homes
+        if not hasattr(error, "format_message") or not hasattr(error, "show"):
+            raise
+        error.show(sys.stderr)
+        code = 2
     if argv is None:
         sys.exit(code)
     return code

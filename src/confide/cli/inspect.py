@@ -71,7 +71,10 @@ def run_report(release: Path, *, output: Path | None) -> None:
 
     loaded = Release.load(release)
     study = loaded.path / "study.toml"
-    page = release_report(loaded.certificate, study.read_text(encoding="utf-8") if study.exists() else "")
+    # the page cannot name its own hash, so it was made from a certificate without it
+    others = {name: digest for name, digest in loaded.certificate.artefacts.items() if name != "report.html"}
+    certificate = loaded.certificate.model_copy(update={"artefacts": others})
+    page = release_report(certificate, study.read_text(encoding="utf-8") if study.exists() else "")
     target = output or Path(f"{loaded.path.name}-report.html")
     write_atomic(target, page)
     Console().print(f"wrote {target}", highlight=False, soft_wrap=True)

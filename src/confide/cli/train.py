@@ -116,7 +116,7 @@ def run_train(
     from confide.studies.run import run_study
 
     console = Console(stderr=False)
-    watcher = TerminalWatcher(console, yes=yes)
+    watcher = TerminalWatcher(console, yes=yes or rehearse)  # a rehearsal spends nothing, so nobody is asked
     try:
         if rehearse:
             if resume:

@@ -140,7 +140,7 @@ class UnitGradient:
         keep = factors != 0  # zero times a non-finite value is not zero, so such units leave by selection
         # In float64 throughout: a factor that is rounded to a narrow type (subnormal in float16) could exceed the clip.
         if self._dense is not None:
-            for rows in keep.nonzero().reshape(-1).split(max(1, _BLOCK // max(1, self.parameter.numel()))):
+            for rows in torch.split(keep.nonzero().reshape(-1), max(1, _BLOCK // max(1, self.parameter.numel()))):
                 total += torch.tensordot(factors[rows], self._dense[rows].double(), dims=1)
         for units, index, values in self._rows:
             kept = keep[units]
