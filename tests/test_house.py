@@ -23,7 +23,9 @@ def test_numeric_rooms_load_numpy_and_scipy_only(room: str) -> None:
     assert not loaded_by(f"import confide.{room}") & HEAVY
 
 
-@pytest.mark.parametrize("room", ["data", "ledger", "release", "report", "studies", "cli.app", "evaluation", "synthesis"])
+@pytest.mark.parametrize(
+    "room", ["data", "ledger", "release", "report", "studies", "cli.app", "evaluation", "synthesis"]
+)
 def test_rooms_without_training_never_load_torch(room: str) -> None:
     assert "torch" not in loaded_by(f"import confide.{room}")
 

@@ -28,7 +28,18 @@ _WHERE = {
     "verify": ("confide.release", "verify"),
 }
 
-__all__ = ["Ledger", "Plan", "PrivateRun", "ContributorDataset", "Trainer", "compare", "compose", "load", "plan", "verify"]  # noqa: RUF022
+__all__ = [
+    "ContributorDataset",
+    "Ledger",
+    "Plan",
+    "PrivateRun",
+    "Trainer",
+    "compare",
+    "compose",
+    "load",
+    "plan",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from confide.accounting import compose
