@@ -40,7 +40,7 @@ class Curve:
     # tail[j] = mass at losses >= losses[j]; damped[j] = sum of mass[i] exp(losses[j] - losses[i]) over i >= j.
 
     def delta(self, epsilon: Floats) -> Floats:
-        """Bound delta at every epsilon [n] >= 0."""
+        """Bound delta at every epsilon [n] >= 0 (losses below zero are left out)."""
         epsilon = np.asarray(epsilon, float)
         at = epsilon - self.shift
         j = np.searchsorted(self.losses, at, side="left")
@@ -219,7 +219,12 @@ def convolve(
         doubt += relative * float(np.linalg.norm(spectrum)) / n * np.sqrt(2)
         offset = (first - low_end) % n
         values = np.concatenate([values[offset:], values[:offset]])[: last - first + 1]
-    losses = h * (first + np.arange(len(values)))
+    shift = sum(steps * lattice.shift for lattice, steps in parts)
+    shift += (4 if upper else -4) * _UNIT * max(abs(first), abs(last)) * h
+    # Epsilon is never negative: of the losses below zero only the nearest is needed.
+    below = min(max(int(-shift / h) - first - 2, 0), len(values) - 1)
+    values = values[below:]
+    losses = h * (first + below + np.arange(len(values)))
     values = np.maximum(values, 0.0) + doubt if upper else np.maximum(values - doubt, 0.0)
     log_scale = log_norm - tilt * losses + (doubtful if upper else -doubtful)
     with np.errstate(divide="ignore"):
@@ -232,8 +237,6 @@ def convolve(
         infinite += np.exp(top_tail) if top_tail > -np.inf else 0.0
     else:
         infinite *= 1 - 1e-9
-    shift = sum(steps * lattice.shift for lattice, steps in parts)
-    shift += (4 if upper else -4) * _UNIT * max(abs(first), abs(last)) * h
     return Curve(upper, losses, tail, damped, slackness, float(infinite), float(shift))
 
 

@@ -83,8 +83,8 @@ def _search(
     return good, good_cost
 
 
-def _cubic(values: list[float], x: float) -> float:
-    """Interpolate logarithms at 0, 1, 2, 3 (as many as given) at `x`; the nodes are equally spaced."""
+def _interpolate(values: list[float], x: float) -> float:
+    """Interpolate the logarithms of `values` at 0, 1, 2, ... by a polynomial, at `x`."""
     y = [math.log(v) for v in values]
     total = 0.0
     for i, one in enumerate(y):
@@ -135,14 +135,16 @@ class _Family:
     def _near(self, entries: int, epsilon: float) -> tuple[float, float, tuple[Place, ...]]:
         """Return start, slope of log cost and places for (entries, epsilon), from coarse budgets around it."""
         at = math.log2(epsilon) / _COARSE
-        j = math.floor(at)
-        around = [self.coarse(entries, i) for i in range(j - 1, j + 3)]
+        j = round(at)
+        around = [self.coarse(entries, i) for i in (j - 1, j, j + 1)]
         values = [x for x, _ in around]
         if not all(0 < x < self.ceiling for x in values):
             return values[1] or values[2], 1.2, ()
-        start = _cubic(values, at - j + 1)
-        slope = _COARSE * math.log(2) / max(math.log(values[2] / values[1]), 1e-3)
-        return start, min(max(slope, 0.5), 4.0), _between(around[1][1], around[2][1], at - j)
+        start = _interpolate(values, at - j + 1)
+        slope = 2 * _COARSE * math.log(2) / max(math.log(values[2] / values[0]), 1e-3)
+        left = 0 if at < j else 1
+        places = _between(around[left][1], around[left + 1][1], at - j + 1 - left)
+        return start, min(max(slope, 0.5), 4.0), places
 
     def solve(self, entries: int, epsilon: float) -> tuple[float, float]:
         """Return (x, certified epsilon) of one class at a budget."""
@@ -257,7 +259,7 @@ class Clips(_Family):
             # Powers of two are solved first; k c is smooth in log k.
             knots = [1 << i for i in range(max(power - 1, 0), power + 3)]
             values = [k * self.solve(k, epsilon)[0] for k in knots]
-            start = _cubic(values, math.log2(entries) - math.log2(knots[0])) / entries if all(values) else 0.0
+            start = _interpolate(values, math.log2(entries) - math.log2(knots[0])) / entries if all(values) else 0.0
             low, high = self._near(1 << power, epsilon), self._near(2 << power, epsilon)
             places = _between(low[2], high[2], math.log2(entries / (1 << power)))
             self._solved[entries, epsilon] = _search(
