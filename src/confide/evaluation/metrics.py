@@ -90,7 +90,7 @@ def ece(
     bins: int = 10,
     spacing: Literal["equal-width", "adaptive"] = "equal-width",
 ) -> Floats:
-    """Return the expected calibration error: the weighted mean of |observed share - mean prediction| over bins.
+    """Return the expected calibration error: the weighted mean of ``|observed share - mean prediction|`` over bins.
 
     Parameters
     ----------

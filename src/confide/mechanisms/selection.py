@@ -89,7 +89,7 @@ def quantile(
 
     Notes
     -----
-    The score of a candidate x is -|W(<= x) - q W| with W the total weight. A contributor of weight 1, a share a of it
+    The score of candidate x is ``-|W(<= x) - q W|`` with W the total weight. A contributor of weight 1, a share a of it
     at or below x, moves the inside by a - q, between -q and 1 - q: the sensitivity is max(q, 1 - q).
     """
     if not 0 <= q <= 1:

@@ -49,7 +49,7 @@ def glrt_power(mu: float, fpr: ArrayLike, *, dimension: int = 1) -> Floats:
 def glrt_reconstruction(prior: ArrayLike, *, noise_multiplier: float, rate: float, steps: int) -> Floats:
     """Return the identification success of the one-dimensional test over sampled steps, at every `prior`.
 
-    Per step the statistic is |x|, with log-likelihood ratio log(1 - p + p exp(-mu^2/2) cosh(mu x)): a pair of a folded
+    Per step the statistic is ``|x|``, with log-likelihood log(1 - p + p exp(-mu^2/2) cosh(mu x)): a pair of a folded
     normal against itself mixed with a symmetric pair of shifts. Discretised into 6,000 outputs.
     """
     if not (noise_multiplier > 0 and 0 < rate <= 1 and steps >= 1):
