@@ -44,6 +44,8 @@ class Composition:
 
     parts: tuple[tuple[Pair, int], ...]
     _saddles: dict[tuple[bool, float], Saddle] = field(default_factory=dict, repr=False)
+    _curves: dict[tuple[bool, int], Curve] = field(default_factory=dict, repr=False)
+    _lines: dict[tuple[bool, int], tuple[Floats, Floats, Floats]] = field(default_factory=dict, repr=False)
     _steps: dict[tuple[float, float, bool], list[tuple[Step, Step]]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -242,6 +244,12 @@ class Composition:
                 break
         return low, high
 
+    def advantage_upper(self) -> float:
+        """Return an upper bound on delta(0), the same in both directions, from the curve that `success_bound` uses."""
+        if not self.parts:
+            return 0.0
+        return float(self._read_curve(True, 0).delta(np.zeros(1))[0])
+
     def delta_profile(self, epsilon: Floats) -> Floats:
         """Return upper bounds on delta at every `epsilon` [n] >= 0, from a few shared curves."""
         epsilon = np.asarray(epsilon, float)
@@ -250,8 +258,8 @@ class Composition:
         worst = np.zeros(epsilon.shape)
         for remove in (True, False):
             best = np.ones(epsilon.shape)
-            for tilt in {1e-3, *(self.sizing(remove, delta=10.0**-d).tilt for d in (1, 2, 4, 6, 9, 12))}:
-                best = np.minimum(best, self._read_curve(remove, tilt).delta(epsilon))
+            for decade in (0, 1, 2, 4, 6, 9, 12):
+                best = np.minimum(best, self._read_curve(remove, decade).delta(epsilon))
             worst = np.maximum(worst, best)
         return worst
 
@@ -264,56 +272,72 @@ class Composition:
         if not self.parts:
             return np.asarray(prior, float)
         best = np.ones(len(prior))
-        for remove in (True, False):
-            for tilt in self._tilts(remove, float(np.min(prior[prior > 0], initial=1.0))):
-                curve = self._read_curve(remove, tilt)
-                at = curve.losses + curve.shift
-                at = at[at >= 0] if at.size and at[-1] >= 0 else np.array([0.0])
-                delta = curve.delta(at)
-                # delta + exp(e) prior is convex in exp(e): its minimum over the lattice by the slope of delta.
-                if remove:
-                    value, scale = delta, np.exp(np.minimum(at, 700.0))
-                else:
-                    value, scale = -np.expm1(-at) + np.exp(-at) * delta, np.exp(-at)
-                    value, scale = value[::-1], scale[::-1]
-                with np.errstate(over="ignore", invalid="ignore"):
-                    slope = np.maximum.accumulate(np.diff(value) / np.diff(scale)) if len(scale) > 1 else np.zeros(0)
-                j = np.searchsorted(slope, -prior)
-                for offset in (-1, 0, 1):
-                    k = np.clip(j + offset, 0, len(scale) - 1)
-                    best = np.minimum(best, value[k] + scale[k] * prior)
-        best = np.where(prior <= 0, self._mass_only_with(), best)
+        smallest = float(np.min(prior[prior > 0], initial=1.0))
+        # Windows around these sizes of delta cover probabilities from 1 down to the smallest prior.
+        decades = range(1, int(np.ceil(-np.log10(max(smallest, 1e-300)))) + 1) if smallest < 0.05 else ()
+        for remove, decade in ((True, 0), (False, 0), *((True, d) for d in decades)):
+            value, scale, slope = self._support(remove, decade)
+            j = np.searchsorted(slope, -prior)
+            for offset in (-1, 0, 1):
+                k = np.clip(j + offset, 0, len(scale) - 1)
+                best = np.minimum(best, value[k] + scale[k] * prior)
+        if np.any(prior <= 0):
+            best = np.where(prior <= 0, self._mass_only_with, best)
         return np.asarray(np.clip(best, prior, 1.0))
 
+    def _support(self, remove: bool, decade: int) -> tuple[Floats, Floats, Floats]:
+        """Return lines value + scale * prior that bound gamma, scales increasing, and the slopes between them."""
+        if (remove, decade) not in self._lines:
+            curve = self._read_curve(remove, decade)
+            at = curve.losses + curve.shift
+            at = at[at >= 0] if at.size and at[-1] >= 0 else np.array([0.0])
+            delta = curve.delta(at)
+            # delta + exp(e) prior is convex in exp(e): its minimum over the lattice by the slope of delta.
+            if remove:
+                near = at < 700.0
+                at, delta = (at[near], delta[near]) if near.any() else (at[:1], delta[:1])
+                value, scale = delta, np.exp(np.minimum(at, 700.0))
+            else:
+                near = at < 40.0  # beyond, exp(-loss) no longer tells the lines apart
+                at, delta = (at[near], delta[near]) if near.any() else (at[:1], delta[:1])
+                value, scale = (-np.expm1(-at) + np.exp(-at) * delta)[::-1], np.exp(-at)[::-1]
+            slope = np.zeros(0)
+            if len(scale) > 1:
+                slope = np.maximum.accumulate(np.diff(value) / np.maximum(np.diff(scale), 1e-300))
+            self._lines[remove, decade] = (value, scale, slope)
+        return self._lines[remove, decade]
+
+    @cached_property
     def _mass_only_with(self) -> float:
-        """Bound what an attack that never errs can find: the mass at infinite loss."""
-        low_tail = self._read_curve(True, 1.0)
-        return min(1.0, low_tail.infinite)
+        """Bound what an attack that never errs can find: the mass at infinite loss, as the upper lattice has it."""
+        read = 1e-14
+        step = self.coarsest(read, 0.1)
+        lost = 0.0
+        for (cells, _), (_, steps) in zip(self._cells(step, read, True), self.parts, strict=True):
+            lost += steps * float(np.log1p(-min(upper_lattice(cells).infinite, 1 - 1e-16)))
+        return float(min(1.0, -np.expm1(lost) * (1 + 1e-12)))
 
-    def _tilts(self, remove: bool, smallest: float) -> list[float]:
-        """Choose tilts whose windows together cover probabilities from 1 down to `smallest`."""
-        tilts = [1e-3]
-        if remove and smallest < 0.05:
-            decades = np.arange(1, np.ceil(-np.log10(max(smallest, 1e-300))) + 0.5, 1.0)
-            for decade in decades:
-                at = self.sizing(True, delta=10.0**-decade)
-                if at.tilt > 1.15 * tilts[-1]:
-                    tilts.append(at.tilt)
-        return tilts
-
-    def _read_curve(self, remove: bool, tilt: float) -> Curve:
-        """Return an upper curve at `tilt`, on a grid whose error in delta is below about 0.1%."""
-        if not hasattr(self, "_curves"):
-            self._curves: dict[tuple[bool, float], Curve] = {}
-        if (remove, tilt) not in self._curves:
-            read = 1e-14
-            step = float(np.sqrt(12 * 5e-4 / (max(tilt, 0.3) * (tilt + 1) * self.total)))
-            step = self.coarsest(read, step)
+    def _read_curve(self, remove: bool, decade: int) -> Curve:
+        """Return an upper curve for reading deltas near 10^-decade, its error about 0.05% of delta."""
+        if (remove, decade) not in self._curves:
+            if decade == 0:
+                found = self._saddle(remove, 1e-3)
+                spread, mean = float(found.variance[0]) ** 0.5, float(found.mean[0])
+                # The bulk: how far an error in loss moves delta depends on how wide the losses lie.
+                tilt, gap = 1e-3, 5e-4 * (spread if spread < 3 or mean > spread else 3.0)
+                read, aliasing = 1e-3, 1e-9
+            else:
+                read = 10.0**-decade
+                at = self.sizing(remove, delta=read)
+                found, tilt = self._saddle(remove, read), at.tilt
+                gap = 5e-4 / max(tilt, min(0.3, 1 / max(at.spread, 1e-9)))
+                aliasing = min(max(1e-5 * float(np.exp(min(np.log(read) - at.log_bound, 0.0))), 1e-30), 1e-6)
+            step = self.coarsest(read, lattice_step(found, tilt, gap))
             while True:
                 try:
-                    curve = self.curve(remove, True, step=step, tilt=tilt, read=read, aliasing=1e-13)
+                    curve = self.curve(remove, True, step=step, tilt=tilt, read=read, aliasing=aliasing)
                     break
                 except InputError:
                     step *= 3
-            self._curves[remove, tilt] = curve
-        return self._curves[remove, tilt]
+            self._curves[remove, decade] = curve
+        return self._curves[remove, decade]

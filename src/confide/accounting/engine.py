@@ -53,7 +53,9 @@ class Curve:
             return np.where((at < self.losses[0]), 1.0, value)
         slack = self.slackness[np.maximum(k - 1, 0)]
         value = np.maximum(value * (1 - 1e-12) - 1e-15 * self.tail[k] - slack, 0.0) + self.infinite
-        value = np.where(inside, value, np.where(at < self.losses[0], 0.0, self.infinite))
+        # Delta decreases: below the first loss it is at least what it is there.
+        first = max(float(self.tail[0] - self.damped[0]) * (1 - 1e-12) - 1e-15 * self.tail[0] - self.slackness[0], 0.0)
+        value = np.where(inside, value, np.where(at < self.losses[0], first + self.infinite, self.infinite))
         return np.maximum(value, -np.expm1(np.minimum(epsilon, 0.0)))
 
     def epsilon(self, delta: float) -> float:

@@ -171,7 +171,9 @@ class Guarantee:
 
     def advantage(self) -> float:
         """Return the largest membership advantage (true positive rate minus false positive rate) of any attack."""
-        return self.delta(0.0)
+        if self.mu is not None or self._renyi_only:
+            return self.delta(0.0)
+        return min(self._composition.advantage_upper(), 1.0)
 
     def tradeoff(self, fpr: ArrayLike) -> Floats:
         """Return a lower bound on the false negative rate of any membership attack at false positive rates `fpr`.
