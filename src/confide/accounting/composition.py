@@ -324,7 +324,8 @@ class Composition:
                 found = self._saddle(remove, 1e-3)
                 spread, mean = float(found.variance[0]) ** 0.5, float(found.mean[0])
                 # The bulk: how far an error in loss moves delta depends on how wide the losses lie.
-                tilt, gap = 1e-3, 5e-4 * (spread if spread < 3 or mean > spread else 3.0)
+                # Below 1, variance added to the losses counts against theirs: it smooths the kink at zero.
+                tilt, gap = 1e-3, 5e-4 * (spread * min(spread, 1.0) if spread < 3 or mean > spread else 3.0)
                 read, aliasing = 1e-3, 1e-9
             else:
                 read = 10.0**-decade
