@@ -111,6 +111,8 @@ class CompiledStep:
 
         graph = make_fx(step)(*engine.parameters, *flat)
         graph.graph = fx_graph_cse(graph.graph)
+        if self.compiler and flat[0].device.type == "cuda":
+            _keep_channels_last(graph.graph)
         graph.recompile()
         made: Callable[..., Any] = torch.compile(graph, dynamic=False, fullgraph=True) if self.compiler else graph
 
@@ -119,6 +121,21 @@ class CompiledStep:
                 return made(*values)
 
         return call
+
+
+def _keep_channels_last(graph: torch.fx.Graph) -> None:
+    """Drop the copies to channels-first that eager group normalisation makes on CUDA; the compiler's needs none."""
+    aten = torch.ops.aten
+    norms = (aten.native_group_norm.default, aten.native_group_norm_backward.default)
+    for node in list(graph.nodes):
+        if node.target == aten.view.default:
+            node.target = aten.reshape.default  # a view of the copy may not be one of the original
+        if node.target == aten.clone.default and node.kwargs.get("memory_format") == torch.contiguous_format:
+            for user in list(node.users):
+                if user.target in norms:
+                    user.replace_input_with(node, node.args[0])
+    graph.eliminate_dead_code()
+    graph.lint()
 
 
 def padded(

@@ -39,8 +39,8 @@ __all__ = ["EngineOptions", "FastClippingEngine"]
 
 # Squares of values below 1e-19 vanish in float32; what they could add to a norm is added to it.
 UNDERFLOW = 1.1e-19
-# Share of a GPU's memory that kept gradients may take, and bytes of them on a CPU.
-GPU_SHARE, CPU_BYTES = 0.25, 2**30
+# Bytes of kept gradients of single entries that one physical batch may hold, by device.
+BYTES = {"cuda": 4 * 2**30, "cpu": 2**30}
 
 Key = tuple[int, int | None]
 
@@ -68,12 +68,9 @@ class FastClippingEngine(ClippingEngine):
         """Most entries that pass through the model at once, from what kept gradients of single entries would take."""
         if self.options.physical_batch is not None:
             return self.options.physical_batch
-        device = self.parameters[0].device
-        budget = CPU_BYTES
-        if device.type == "cuda":
-            budget = int(GPU_SHARE * torch.cuda.get_device_properties(device).total_memory)
+        budget = BYTES.get(self.parameters[0].device.type, BYTES["cpu"])
         size = sum(value.numel() * value.element_size() for value in self.parameters)
-        return int(min(max(budget // max(size, 1), 1), 1024))
+        return int(min(max(budget // max(size, 1), 1), 512))
 
     def _why(self, sites: Sequence[Site]) -> str | None:
         for site in sites:

@@ -26,6 +26,11 @@ def _pair(value: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
+def _last(value: Tensor) -> Tensor:
+    """Bring channels last in memory (no copy if they are)."""
+    return value if value.stride(1) == 1 else value.contiguous(memory_format=torch.channels_last)
+
+
 def takes(values: Tensor, shape: torch.Size, settings: dict[str, Any]) -> bool:
     """True for convolutions that the kernel can do: 2-d, ungrouped, on CUDA, not in float64."""
     plain = len(shape) == 4 and settings["groups"] == 1 and not isinstance(settings["padding"], str)
@@ -52,6 +57,7 @@ def convolution_gradients(
     if not takes(inputs, shape, settings):
         return convolution_by_entry(inputs, grads, blocks, shape, settings, records).permute(0, 1, 3, 4, 2)
     window = [*_pair(settings["stride"]), *_pair(settings["padding"]), *_pair(settings["dilation"])]
+    inputs, grads = _last(inputs), _last(grads)  # outside of the operator, so that a compiler can fuse the copies
     found: Tensor = torch.ops.confide.unit_convolution(inputs, grads, blocks.offsets * records, list(shape), window)
     return found.reshape(blocks.count, shape[0], shape[2], shape[3], shape[1])
 

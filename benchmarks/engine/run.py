@@ -1,0 +1,265 @@
+"""Time one private step beside its non-private twin, cell by cell: results.json here, the page docs/engine.md from it.
+
+    python benchmarks/engine/run.py --device cuda      # every GPU cell that is missing in build/engine/rows.jsonl
+    python benchmarks/engine/run.py --device cpu       # the CPU cells
+    python benchmarks/engine/run.py --report           # results.json and the page only
+
+A cell is one process: one model, one precision; it times the ordinary step (forward, backward, SGD), then the private
+one (forward, backward, norms, clipping, noise on the device, SGD) for contributors of 1, of 4 and ragged ones, with the
+same compile mode. Peers run in cells of their own, each with its twin, and are left out where not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+sys.path[:0] = [str(HERE), str(ROOT / "src")]
+from workloads import CPU, GPU, WORKLOADS, units_of  # noqa: E402
+
+ROWS, RESULTS = ROOT / "build" / "engine" / "rows.jsonl", HERE / "results.json"
+NOISE, CLIP, RATE, CHUNK = 1.0, 1.0, 0.01, 2**23
+KINDS = ("4", "nih", "1")
+
+
+def cells(device: str) -> list[tuple[str, str, str]]:
+    """(workload, precision, engine) of every cell."""
+    if device == "cpu":
+        return [(w, "fp32", e) for w in CPU for e in ("fast", "exact", "vmap", "hooks", "ghost")]
+    ours = [(w, p, "fast") for p in ("bf16", "tf32") for w in GPU]
+    peers = [(w, "tf32", e) for w in GPU[:2] for e in ("vmap_compile", "hooks", "ghost")]
+    return ours + peers
+
+
+def measure(step: Callable[[], Any], device: torch.device, repeats: int) -> dict[str, float]:
+    """Median wall time in ms of a step after warm-up, peak memory in MB, seconds to the end of the first step."""
+    cuda = device.type == "cuda"
+
+    def wait() -> None:
+        if cuda:
+            torch.cuda.synchronize()
+
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+    start = time.perf_counter()
+    step()
+    wait()
+    first = time.perf_counter() - start
+    for _ in range(4 if cuda else 2):
+        step()
+    wait()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    times, used = [], []
+    for _ in range(repeats):
+        wait()
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        wait()
+        times.append(time.perf_counter() - wall)
+        used.append(time.process_time() - cpu)
+    out = {"ms": 1e3 * float(np.median(times)), "first_s": first, "cpu_ms": 1e3 * float(np.min(used))}
+    if cuda:
+        out["peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return {name: round(value, 3) for name, value in out.items()}
+
+
+def plain_step(model: Any, work: Any, x: Any, y: Any, precision: str, compiled: bool) -> Callable[[], None]:
+    """The twin: the same model, data, precision and compile mode, without privacy."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+
+    def mean(x: Any, y: Any) -> Any:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return work.loss(model(x), y).mean()
+
+    run = torch.compile(mean, dynamic=False) if compiled else mean
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        run(x, y).backward()
+        optimizer.step()
+
+    return step
+
+
+def update(parameters: list[Any], sums: list[Any], denominator: float) -> None:
+    """Add the noise once, in chunks, and move; sums are given back to the allocator on the way."""
+    with torch.no_grad():
+        while sums:
+            group, chosen, size = [], [], 0
+            while sums and (not group or size + sums[-1].numel() <= CHUNK):
+                group.append(sums.pop())
+                chosen.append(parameters[len(sums)])
+                size += group[-1].numel()
+            noise = torch.randn(size, device=group[0].device).split([g.numel() for g in group])
+            noise = [n.view(g.shape) for n, g in zip(noise, group, strict=True)]
+            torch._foreach_add_(group, noise, alpha=NOISE * CLIP)
+            torch._foreach_add_(chosen, group, alpha=-RATE / denominator)
+
+
+def ours(model: Any, work: Any, x: Any, y: Any, kind: str, engine_name: str, precision: str, compiled: bool) -> Any:
+    """One private step of this library: noise and update included."""
+    from confide.training import ClippingEngine, EngineOptions
+    from confide.training.engine.fast.compiled import CompiledStep
+
+    engine: Any = ClippingEngine(model, EngineOptions(physical_batch=len(x), device=x.device.type, engine=engine_name))
+    unit = units_of(kind, len(x))
+    count = int(unit[-1]) + 1
+    weight = 1.0 / np.bincount(unit)[unit]
+    if not compiled:
+        clips = np.full(count, CLIP)
+
+        def eager() -> None:
+            with engine.capture():
+                losses = work.loss(model(x), y)
+            engine.add(losses, unit, weight, clips)
+            update(engine.parameters, [g.to(torch.float32) for g in engine.take().gradients], count)
+
+        return eager
+    each = None if kind == "nih" else int(kind)
+    step = CompiledStep(engine, work.loss, autocast=torch.bfloat16 if precision == "bf16" else None)
+    units = torch.as_tensor(unit, device=x.device)
+    weights = torch.as_tensor(weight, dtype=torch.float32, device=x.device)
+    limits = torch.full((count,), CLIP, dtype=torch.float64, device=x.device)
+
+    def private() -> None:
+        update(engine.parameters, step.run(x, y, units, weights, limits, each).gradients, count)
+
+    return private
+
+
+def vmap_step(model: Any, work: Any, x: Any, y: Any, kind: str, compiled: bool) -> Any:
+    """torch.func: vmap of grad over contributors of equal size."""
+    from torch.func import functional_call, grad, vmap
+
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    each = int(kind)
+    xs, ys = (v.reshape(-1, each, *v.shape[1:]) for v in (x, y))
+
+    def loss(values: Any, x: Any, y: Any) -> Any:
+        return work.loss(functional_call(model, values, (x,)), y).mean()
+
+    def clipped(values: Any, x: Any, y: Any) -> Any:
+        found = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(values, x, y)
+        norm = sum(g.flatten(1).square().sum(1) for g in found.values()).sqrt()
+        factor = (CLIP / norm.clamp_min(1e-12)).clamp_max(1.0)
+        return {name: torch.einsum("b,b...->...", factor, g) for name, g in found.items()}
+
+    run = torch.compile(clipped, dynamic=False) if compiled else clipped
+    return lambda: update(list(parameters.values()), list(run(parameters, xs, ys).values()), len(xs))
+
+
+def opacus_step(model: Any, work: Any, x: Any, y: Any, mode: str) -> Any:
+    """Opacus (single entries only)."""
+    from opacus import PrivacyEngine
+    from torch.utils.data import DataLoader, TensorDataset
+
+    loader = DataLoader(TensorDataset(x.cpu(), y.cpu()), batch_size=len(x))
+    made = PrivacyEngine(accountant="rdp").make_private(
+        module=model, optimizer=torch.optim.SGD(model.parameters(), lr=RATE), data_loader=loader,
+        noise_multiplier=NOISE, max_grad_norm=CLIP, poisson_sampling=False, grad_sample_mode=mode,
+        criterion=torch.nn.CrossEntropyLoss(),
+    )  # fmt: skip
+    wrapped, optimizer = made[0], made[1]
+    criterion = made[2] if mode == "ghost" else torch.nn.CrossEntropyLoss()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        criterion(wrapped(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def cell(workload: str, precision: str, engine: str, device_name: str) -> list[dict[str, Any]]:
+    """Run one cell; every row carries the twin's figures."""
+    device, work = torch.device(device_name), WORKLOADS[workload]
+    cuda = device.type == "cuda"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    compiled = cuda and engine in ("fast", "vmap_compile")
+    repeats = int(os.environ.get("CONFIDE_REPEATS", "30" if cuda else "7"))
+    torch.manual_seed(0)
+
+    def fresh() -> Any:
+        model = work.make().to(device)
+        return model.to(memory_format=torch.channels_last) if work.image else model
+
+    x, y = work.data(device)
+    twin = measure(plain_step(fresh(), work, x, y, precision, compiled or cuda), device, repeats)
+    rows = []
+    for kind in KINDS if engine in ("fast", "exact") else ("4", "1") if engine.startswith("vmap") else ("1",):
+        torch._dynamo.reset()
+        model = fresh()
+        row = {"workload": workload, "precision": precision, "engine": engine, "contributors": kind, "batch": len(x)}
+        try:
+            if engine in ("fast", "exact"):
+                step = ours(model, work, x, y, kind, engine, precision, compiled)
+            elif engine.startswith("vmap"):
+                step = vmap_step(model, work, x, y, kind, compiled)
+            else:
+                step = opacus_step(model, work, x, y, engine)
+            row |= measure(step, device, repeats)
+        except Exception as error:  # a peer that fails is a row that says so
+            row["error"] = f"{type(error).__name__}: {error}"[:2000]
+        row |= {f"plain_{name}": value for name, value in twin.items()}
+        row |= {
+            "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "date": datetime.date.today().isoformat(),
+        }
+        rows.append(row)
+        print(json.dumps({k: v for k, v in row.items() if k not in ("device", "torch", "date")}), flush=True)
+        step = model = None
+    return rows
+
+
+def main() -> None:
+    """Run what is missing, then write results and page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"))
+    parser.add_argument("--cell", nargs=3)
+    parser.add_argument("--rows", type=Path, default=ROWS)
+    parser.add_argument("--only", default="", help="cells whose name contains this")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no cell after this many seconds")
+    parser.add_argument("--report", action="store_true")
+    arguments = parser.parse_args()
+    arguments.rows.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.cell:
+        rows = cell(*arguments.cell, arguments.device)
+        with arguments.rows.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        return
+    if arguments.device:
+        known = arguments.rows.read_text().splitlines() if arguments.rows.exists() else []
+        done = {(r["workload"], r["precision"], r["engine"]) for r in map(json.loads, known)}
+        start = time.monotonic()
+        for name in cells(arguments.device):
+            if name in done or arguments.only not in "-".join(name) or time.monotonic() - start > arguments.seconds:
+                continue
+            command = [sys.executable, __file__, "--device", arguments.device, "--rows", str(arguments.rows)]
+            subprocess.run([*command, "--cell", *name], check=False, env=os.environ)
+    if arguments.report:
+        from report import write
+
+        write(arguments.rows, RESULTS, ROOT / "docs" / "engine.md")
+
+
+if __name__ == "__main__":
+    main()
