@@ -16,7 +16,7 @@ from confide.accounting.calibration import (
     solve_clips,
     solve_rates,
 )
-from confide.accounting.comparisons import Coupled, collusion, coupled_sample
+from confide.accounting.comparisons import Coupled, collusion, coupled_sample, coupled_scale
 from confide.accounting.filters import GaussianFilter, Odometer, RenyiFilter
 from confide.accounting.guarantee import Guarantee, compose
 from confide.accounting.mechanisms import Gaussian, Laplace, Mechanism, SampledGaussian, mechanism_from_dict
@@ -68,6 +68,7 @@ __all__ = [
     "collusion",
     "compose",
     "coupled_sample",
+    "coupled_scale",
     "epsilons",
     "mechanism_from_dict",
     "rdp_delta",

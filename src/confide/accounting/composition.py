@@ -147,9 +147,14 @@ class Composition:
         return low, high
 
     @property
-    def _pure(self) -> float:
+    def pure(self) -> float:
         """Epsilon that holds with delta 0, where every loss is bounded."""
         return sum(steps * pair.bound for pair, steps in self.parts)
+
+    @cached_property
+    def _most_added(self) -> float:
+        """Largest loss of the add direction, a pure epsilon for it; infinity if there is none."""
+        return -sum(steps * pair.least for pair, steps in self.parts)
 
     def places(self, delta: float, *, rtol: float = 3e-4, found: float | None = None) -> tuple[Place, ...]:
         """Return where both directions are read for an upper bound about `rtol` above epsilon, the larger one first.
@@ -180,8 +185,12 @@ class Composition:
         """
         if not self.parts:
             return 0.0
+        if -np.expm1(-self._most_added) * (1 + 1e-12) <= delta:
+            return 0.0  # even having taken part at all is rarer than delta
         best, used = 0.0, 0.0
         for place in places or self.places(delta, rtol=rtol):
+            if not place.remove and self._most_added <= best:
+                continue
             at, high, turn = place, np.inf, 0
             # The cells of the first direction serve the second one too.
             step = used if 0 < used <= 1.1 * at.step else at.step
@@ -196,11 +205,13 @@ class Composition:
                 high = min(high, curve.epsilon(delta))
                 if turn > 2 or high <= best or not np.isfinite(high) or abs(high - at.loss) < 0.2 * high:
                     break
+                if places:
+                    return self.epsilon_upper(delta, rtol=rtol)
                 # The estimate was off (rare events): read again at the tilt that belongs to what was found.
                 at = self._place(at.remove, self.sizing(at.remove, epsilon=high), delta, rtol)
                 step = at.step
             best = max(best, high)
-        return min(best, self._pure)
+        return min(best, self.pure)
 
     def epsilon_bounds(self, delta: float, *, rtol: float = 1e-3, atol: float = 1e-5) -> tuple[float, float]:
         """Return (low, high) around the smallest epsilon >= 0 at `delta`, both directions considered."""
@@ -208,8 +219,11 @@ class Composition:
             return 0.0, 0.0
         order = sorted((True, False), key=lambda remove: -self.sizing(remove, delta=delta).loss)
         low, high = self._epsilon(order[0], delta, rtol, atol, 0.0)
-        other_low, other_high = self._epsilon(order[1], delta, rtol, atol, max(low, 0.0))
-        high = min(max(high, other_high, 0.0), self._pure)
+        if order[0] and self._most_added <= max(low, 0.0):
+            other_low, other_high = 0.0, self._most_added
+        else:
+            other_low, other_high = self._epsilon(order[1], delta, rtol, atol, max(low, 0.0))
+        high = min(max(high, other_high, 0.0), self.pure)
         return min(max(low, other_low, 0.0), high), high
 
     def delta_bounds(self, epsilon: float, remove: bool, *, rtol: float = 1e-3) -> tuple[float, float]:

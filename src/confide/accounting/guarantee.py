@@ -108,6 +108,13 @@ class Guarantee:
             pairs.append((shift, 1))
         return Composition(tuple(pairs))
 
+    @property
+    def pure_epsilon(self) -> float:
+        """Epsilon that holds with delta 0; infinity if there is none."""
+        if self.mu is not None or self._renyi_only:
+            return 0.0 if self.mu == 0 else math.inf
+        return float(self._composition.pure)
+
     def epsilon(self, delta: float) -> float:
         """Return a certified upper bound on epsilon at `delta` (infinity if no finite epsilon holds).
 

@@ -83,6 +83,10 @@ class Pair(Protocol):
     def bound(self) -> float:
         """Largest absolute loss: the pure epsilon of one step, infinite if there is none."""
 
+    @property
+    def least(self) -> float:
+        """A number that no loss is below, minus infinity if there is none."""
+
 
 class _Whole:
     """Pairs that are cheap as they are and have no preferred edge."""
@@ -100,6 +104,11 @@ class _Whole:
     def bound(self) -> float:
         """No bound on the loss."""
         return float("inf")
+
+    @property
+    def least(self) -> float:
+        """What the largest absolute loss allows."""
+        return -self.bound
 
 
 def gaussian_mass(low: Floats, high: Floats) -> Floats:
@@ -176,6 +185,12 @@ class MixturePair:
         """Gaussian losses have no bound."""
         return float("inf")
 
+    @property
+    def least(self) -> float:
+        """The log of the mass at shift zero: the density with the contributor is at least that share of the other."""
+        zero = float(self.probabilities[self.sensitivities == 0].sum())
+        return float(np.log(zero)) * (1 + 1e-12) - 1e-15 if zero > 0 else float("-inf")
+
     def _reach(self, tail: float) -> tuple[float, float]:
         """Outputs (in units of sigma) that Q is below, and P above, with probability at most `tail`."""
         z = -float(special.ndtri(min(tail, 0.4)))
@@ -209,6 +224,10 @@ class MixturePair:
         floor = np.log(zero) if zero > 0 else -np.inf
         x = np.full(edges.shape, -np.inf)
         inside = edges > floor + 1e-300
+        if not positive.any():
+            # Nothing but the zero shift is left: the loss is the same everywhere.
+            x[inside] = np.inf
+            return x, 0.0
         if not inside.any():
             return x, 0.0
         target = edges[inside]

@@ -34,7 +34,8 @@ class PrivateSelection(Mechanism):
     base : Guarantee
         What one run costs: training and scoring, dominating every candidate.
     law : str
-        "negative-binomial" (truncated at 1; Theorem 2) or "poisson" (Theorem 6).
+        "negative-binomial" (truncated at 1; Theorem 2), "poisson" (Theorem 6), or "geometric": after every run stop
+        with probability `success` (the random stopping of Liu and Talwar 2019, the negative binomial of shape 1).
     shape, success : float
         eta > -1 and gamma in (0, 1) of the negative binomial; shape 1 is geometric with mean 1 / gamma.
     mean : float
@@ -55,8 +56,10 @@ class PrivateSelection(Mechanism):
     def __post_init__(self) -> None:
         if isinstance(self.base, Mapping):
             object.__setattr__(self, "base", Guarantee.from_dict(self.base))
-        if self.law not in ("negative-binomial", "poisson"):
-            raise InputError(f"unknown law {self.law!r}", expected="negative-binomial or poisson")
+        if self.law not in ("negative-binomial", "poisson", "geometric"):
+            raise InputError(f"unknown law {self.law!r}", expected="negative-binomial, geometric or poisson")
+        if self.law == "geometric" and self.shape != 1.0:
+            raise InputError(f"shape is {self.shape!r}", expected="no shape: random stopping has shape 1")
         if not self.shape > -1:
             raise InputError(f"shape is {self.shape!r}", expected="a number above -1")
         if not 0 < self.success < 1:
@@ -83,11 +86,13 @@ class PrivateSelection(Mechanism):
         a = np.asarray(orders, float)
         base = self.base.rdp(a)
         extra = math.log(self.expected_runs) / (a - 1)
-        if self.law == "negative-binomial":
+        if self.law != "poisson":
             # Any second order may be used: take the best one on the grid.
             other = self.base.rdp(RDP_ORDERS)
             second = (1 + self.shape) * ((1 - 1 / RDP_ORDERS) * other - math.log(self.success) / RDP_ORDERS)
-            return np.asarray(np.maximum(base + float(np.min(second)) + extra, 0.0))
+            curve = np.maximum(base + float(np.min(second)) + extra, 0.0)
+            # A pure epsilon becomes (2 + shape) epsilon (Liu and Talwar 2019 for shape 1: three times).
+            return np.asarray(np.minimum(curve, (2 + self.shape) * self.base.pure_epsilon))
         # Poisson: at order a needs an (epsilon, delta) with exp(epsilon) <= 1 + 1 / (a - 1).
         deltas = self.base.deltas(np.log1p(1 / (a - 1)))
         return np.asarray(np.maximum(base + self.mean * deltas + extra, 0.0))

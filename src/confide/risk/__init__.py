@@ -4,13 +4,16 @@ Pure functions of guarantees; nothing here looks at data. Bounds hold against ev
 `glrt_reconstruction` describe one restricted adversary and say so.
 """
 
+from confide.risk.inverses import largest_clip, largest_rate, most_steps, smallest_noise
 from confide.risk.measures import (
+    SensitivityIndex,
     divergence_between,
     information_bits,
     noise_for,
     noise_for_advantage,
     noise_for_reconstruction,
     posterior_tail,
+    sensitivity_index,
     success_among,
     true_positive_rate,
 )
@@ -23,10 +26,14 @@ __all__ = [
     "Corridor",
     "MeanEstimation",
     "RiskProfile",
+    "SensitivityIndex",
     "divergence_between",
     "glrt_power",
     "glrt_reconstruction",
     "information_bits",
+    "largest_clip",
+    "largest_rate",
+    "most_steps",
     "noise_for",
     "noise_for_advantage",
     "noise_for_error",
@@ -35,7 +42,9 @@ __all__ = [
     "posterior_tail",
     "profile",
     "profiles",
+    "sensitivity_index",
     "sentences",
+    "smallest_noise",
     "success_among",
     "true_positive_rate",
 ]

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
-from confide.accounting import RDP_ORDERS, Guarantee, SampledGaussian
-from confide.errors import InputError, UnreachableError
+from confide.accounting import RDP_ORDERS, Gaussian, Guarantee
+from confide.errors import InputError
+from confide.risk.inverses import smallest_noise
 
 Floats = NDArray[Any]
 
@@ -66,6 +69,45 @@ def divergence_between(guarantee: Guarantee, reference: Guarantee) -> float:
     return top
 
 
+@dataclass(frozen=True)
+class SensitivityIndex:
+    """How far apart "with" and "without" lie, in standard deviations of one Gaussian (psi = mu).
+
+    Attributes
+    ----------
+    psi : float
+        Exact where the guarantee is Gaussian; else that of the Gaussian whose best attack has the same advantage.
+    exact : bool
+    gap_over, gap_under : float
+        How far, at most, the certified curve allows more (over) and less (under) than that Gaussian: zero if exact.
+    label : str
+        What must be said with a surrogate.
+    """
+
+    psi: float
+    exact: bool
+    gap_over: float
+    gap_under: float
+    label: str
+
+
+def sensitivity_index(guarantee: Guarantee) -> SensitivityIndex:
+    """Return psi (Kaissis et al. 2021), or a labelled surrogate with its distance from the certified curve."""
+    if guarantee.mu is not None:
+        return SensitivityIndex(guarantee.mu, True, 0.0, 0.0, "exact")
+    psi = 2 * float(special.ndtri(min((1 + guarantee.advantage()) / 2, 1 - 1e-15)))
+    if psi <= 0:
+        return SensitivityIndex(0.0, True, 0.0, 0.0, "exact")
+    stand_in = Gaussian(1 / psi, relation=guarantee.relation).guarantee()
+    return SensitivityIndex(
+        psi,
+        False,
+        divergence_between(guarantee, stand_in),
+        divergence_between(stand_in, guarantee),
+        "a surrogate with the same best advantage, not a guarantee: the certified curve lies below it in places",
+    )
+
+
 def information_bits(guarantee: Guarantee, candidates: int | None = None) -> dict[str, float]:
     """Return upper bounds, in bits, on what a release tells about one contributor.
 
@@ -100,21 +142,7 @@ def noise_for(
     UnreachableError
         If even noise `high` does not reach the target; the message names what it reaches.
     """
-
-    def value(noise: float) -> float:
-        return read(SampledGaussian(noise, rate, entries).guarantee(steps))
-
-    floor = value(high)
-    if floor > target:
-        raise UnreachableError(
-            f"the target {target:g} cannot be reached", expected=f"at least {floor:.4g}, reached at noise {high:g}"
-        )
-    if value(low) <= target:
-        return low
-    while high / low > 1 + 1e-3:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if value(middle) <= target else (middle, high)
-    return high
+    return smallest_noise(read, target, rate=rate, steps=steps, entries=entries, low=low, high=high)
 
 
 def noise_for_reconstruction(success: float, prior: float, *, rate: float, steps: int, entries: int = 1) -> float:
