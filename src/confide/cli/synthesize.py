@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from confide.accounting import Guarantee
-    from confide.ledger import Ledger
     from confide.release import AssumedPublic
     from confide.synthesis import NoisyModel, Panel
     from confide.synthesis.coding import Coded
@@ -95,6 +93,7 @@ def run_synthesize(path: Path, *, yes: bool, ledger_url: str | None, output: Pat
 
     from confide.release import LedgerReference, Release
     from confide.report import guarantee_sentence
+    from confide.studies.run import open_ledger
     from confide.synthesis.coding import decode, read_coded
     from confide.synthesis.study import parse_synthesis_study
 
@@ -109,7 +108,7 @@ def run_synthesize(path: Path, *, yes: bool, ledger_url: str | None, output: Pat
     class_of = np.zeros(len(coded.ids), dtype=np.int64)
     if coded.levels is not None:
         class_of = np.array([list(levels).index(level) for level in coded.levels.tolist()], dtype=np.int64)
-    with _open_ledger(study, base, ledger_url) as ledger:
+    with open_ledger(study, base, ledger_url) as ledger:
         _ask(study, plan, yes)
         reservation = ledger.reserve(
             release=study.name,
@@ -174,6 +173,7 @@ def _fit(study: SynthesisStudy, coded: Coded, levels: dict[str, float]) -> Noisy
         epsilon=top,
         delta=study.delta,
         noise=noise if study.privacy.seed is None else SeededNoise(study.privacy.seed),
+        smallest=min(gaussian_mu(e, study.delta) for e in levels.values()) / gaussian_mu(top, study.delta),
     )
     scale = None
     if coded.levels is not None:
@@ -186,20 +186,6 @@ def _generator(study: SynthesisStudy, stream: int = 0) -> Any:
     import numpy as np
 
     return np.random.default_rng(None if study.privacy.seed is None else [study.privacy.seed, stream])
-
-
-def _open_ledger(study: SynthesisStudy, base: Path, url: str | None) -> Ledger:
-    from confide.ledger import Ledger
-
-    chosen = url or study.ledger.url or os.environ.get("CONFIDE_LEDGER")
-    if not chosen:
-        raise InputError(
-            "no ledger was named: what patients spend has to be remembered",
-            where="--ledger, [ledger] url, or the environment variable CONFIDE_LEDGER",
-            remedy="make one: confide ledger init --url sqlite:///ledger.sqlite --cap-epsilon 8 --cap-delta 1e-5",
-        )
-    key = study.ledger.key_file
-    return Ledger.open(chosen, key=base / key if key else None)
 
 
 def _ask(study: SynthesisStudy, plan: TablePlan, yes: bool) -> None:
@@ -231,6 +217,7 @@ def _write(
 
     from confide.release import certify, write_release
     from confide.report import release_report
+    from confide.studies.write import not_covered, public_text
 
     plan = replace(plan, looks=tuple(f"{m.level}: {' x '.join(m.columns)}" for m in model.measurements))
     certificate = certify(
@@ -241,6 +228,7 @@ def _write(
         testing_only=study.privacy.seed is not None,
         precision="float64",
         ledger=receipt,
+        not_covered=not_covered(study),
     )
     joined = (
         tables["visits"].join(tables["patients"], on="patient", how="left")
@@ -252,11 +240,14 @@ def _write(
         files[f"{name}.parquet"] = _parquet(table)
         files[f"{name}.csv"] = table.write_csv()
     files["marginals.json"] = json.dumps(_marginals(model), indent=1)
-    files["study.toml"] = text
-    files["report.html"] = lambda complete: release_report(complete, text)
-    return write_release(
-        releases, study.name, certificate, files, {"figures.json": json.dumps(_figures(real, panel), indent=1)}
-    )
+    files["study.toml"] = public_text(text)
+    files["report.html"] = lambda complete: release_report(complete, public_text(text))
+    try:
+        figures = _figures(real, panel)
+    except Exception as error:  # exact figures must never decide whether a release is made
+        figures = {"internal": True, "note": f"the internal figures failed: {error!r}"}
+    internal = {"figures.json": json.dumps(figures, indent=1), "study.toml": text}
+    return write_release(releases, study.name, certificate, files, internal)
 
 
 def _parquet(table: pl.DataFrame) -> bytes:
@@ -322,6 +313,12 @@ def _assumed(study: SynthesisStudy) -> list[AssumedPublic]:
     if study.visits is not None:
         facts.append(AssumedPublic(what="max_visits", value=study.visits.max_visits, source=here))
         facts.append(AssumedPublic(what="min_visits", value=study.visits.min_visits, source=here))
+    for name, declared in (
+        ("upper bound on the number of patients (delta rests on it)", getattr(study.public, "max_contributors", None)),
+        ("rows asked for", getattr(study, "target", None)),
+    ):
+        if declared is not None:
+            facts.append(AssumedPublic(what=name, value=declared, source=here))
     facts += [AssumedPublic(what="rule", value=rule.text, source=here) for rule in study.row_rules()]
     return facts
 

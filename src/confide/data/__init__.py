@@ -3,8 +3,8 @@
 from confide.data.draft import draft_study
 from confide.data.named import declaration, load, names, without_duplicates
 from confide.data.readers import find_file, read_source
-from confide.data.spec import ColumnSpec, ImageSpec, Schema, SourceSpec
-from confide.data.table import SourceReport, Table, read_features, read_sources
+from confide.data.spec import ColumnSpec, ImageSpec, Schema, SourceSpec, without_password
+from confide.data.table import SourceReport, Table, contributor_ids, read_features, read_sources
 
 __all__ = [
     "ColumnSpec",
@@ -13,6 +13,7 @@ __all__ = [
     "SourceReport",
     "SourceSpec",
     "Table",
+    "contributor_ids",
     "declaration",
     "draft_study",
     "find_file",
@@ -22,4 +23,5 @@ __all__ = [
     "read_source",
     "read_sources",
     "without_duplicates",
+    "without_password",
 ]

@@ -128,6 +128,19 @@ class SourceSpec(_Declared):
         return self.source
 
 
+def without_password(url: str | None) -> str | None:
+    """Return a database address as it is, or refuse it (ValueError) because it holds a password.
+
+    The study file travels with the release; the address itself is not repeated in the message.
+    """
+    if url is not None and "://" in url and _has_password(url):
+        raise ValueError(
+            "the address holds a password, and the study file travels with the release; put the address in an "
+            'environment variable and write "env:VARIABLE"'
+        )
+    return url
+
+
 def _has_password(url: str) -> bool:
     authority = url.split("://", 1)[1].split("/", 1)[0]
     return "@" in authority and ":" in authority.rsplit("@", 1)[0]

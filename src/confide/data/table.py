@@ -206,8 +206,8 @@ def _check_columns(frame: pl.DataFrame, wanted: Iterable[str], origin: Origin) -
             )
 
 
-def _ids(frame: pl.DataFrame, column: str, origin: Origin, what: str) -> list[str]:
-    """Return ids as verbatim text; refuse gaps, decimals and stray blanks."""
+def contributor_ids(frame: pl.DataFrame, column: str, origin: Origin, what: str) -> list[str]:
+    """Return ids as verbatim text; refuse gaps, decimals and stray blanks: one person must never become two."""
     series = frame[column]
     if series.dtype.is_float() or series.dtype.is_decimal():
         raise InputError(
@@ -371,7 +371,7 @@ def _read_part(number: int, spec: SourceSpec, schema: Schema, base: Path) -> _Pa
                 expected="ids that are never learnt from",
                 remedy=f"remove [columns.{spec.contributor}]",
             )
-        owners = _ids(frame, spec.contributor, origin, "contributor id")
+        owners = contributor_ids(frame, spec.contributor, origin, "contributor id")
     entries: list[str] | None = None
     if spec.entry is not None:
         _check_columns(frame, [spec.entry], origin)

@@ -40,7 +40,7 @@ def costs(guarantee: Guarantee, orders: tuple[float, ...], tails: tuple[float, .
     for mechanism, steps in guarantee.parts:
         whole = steps * np.asarray(mechanism.rdp(np.asarray(orders)), dtype=np.float64)
         rows, extra = np.tile(whole, (len(tails), 1)), np.zeros(len(tails))
-        if type(mechanism) is SampledGaussian and mechanism.rate < 1:
+        if type(mechanism) is SampledGaussian and 0 < mechanism.rate < 1 and mechanism.clip_norm > 0:
             cut = np.flatnonzero(allowed > 0)
             noise = mechanism.noise_multiplier / mechanism.clip_norm
             share = allowed[cut] / (steps * len(guarantee.parts))

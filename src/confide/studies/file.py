@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from confide.data import ColumnSpec, SourceSpec
+from confide.data import ColumnSpec, SourceSpec, without_password
 from confide.errors import InputError, nearest
 
 
@@ -135,6 +135,11 @@ class LedgerSection(_Section):
     url: str | None = None
     key_file: str | None = None
     exhausted: Literal["drop", "refuse"] = "drop"
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        return without_password(value)
 
 
 class OutputSection(_Section):

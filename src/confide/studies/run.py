@@ -103,8 +103,19 @@ class Outcome:
     paths: dict[str, Path] = field(default_factory=dict)
 
 
-def open_ledger(study: Study, base: Path, url: str | None) -> Ledger:
+class HasLedger(Protocol):
+    """Any study with a ``[ledger]`` section."""
+
+    @property
+    def ledger(self) -> Any:
+        """Its `url` and `key_file`."""
+
+
+def open_ledger(study: HasLedger, base: Path, url: str | None) -> Ledger:
     """Open the ledger: the argument, then the study's, then ``CONFIDE_LEDGER``.
+
+    A relative file in the study starts from the study's folder, so that the same study finds the same ledger wherever
+    it is run from. ``env:VARIABLE`` reads the address from the environment, as the study file travels.
 
     Raises
     ------
@@ -120,6 +131,13 @@ def open_ledger(study: Study, base: Path, url: str | None) -> Ledger:
             expected="sqlite:///FILE or postgresql://...",
             remedy="make one: confide ledger init --url sqlite:///ledger.sqlite --cap-epsilon 8 --cap-delta 1e-5",
         )
+    if chosen.startswith("env:"):
+        name = chosen.removeprefix("env:")
+        chosen = os.environ.get(name, "")
+        if not chosen:
+            raise InputError(
+                f"the environment variable {name} is not set", where="[ledger] url", expected="the ledger's address"
+            )
     prefix = "sqlite:///"
     if relative and chosen.startswith(prefix) and not chosen.startswith(prefix + "/"):
         chosen = prefix + str((base / chosen.removeprefix(prefix)).absolute())

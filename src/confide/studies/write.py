@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,11 @@ def assemble(
         certificate,
         {
             "model.safetensors": weights,
-            "study.toml": text,
-            "report.html": lambda complete: release_report(complete, text),
+            "study.toml": public_text(text),
+            "report.html": lambda complete: release_report(complete, public_text(text)),
         },
         {
+            "study.toml": text,
             "figures.json": figures.to_json(),
             "report.html": internal_report(figures),
         },
@@ -60,7 +62,21 @@ def assemble(
     return Release.load(folder)
 
 
-def not_covered(study: Study) -> list[str]:
+def public_text(text: str) -> str:
+    """Return a study file as it may leave: without file hashes and without a seed.
+
+    A hash is an exact function of everybody's data, so whoever knows all but one person could test for that person; a
+    seed gives the noise away. The full text stays with the internal figures.
+    """
+    kept = []
+    for line in text.splitlines(keepends=True):
+        if re.match(r"\s*(sha256|seed)\s*=", line):
+            continue
+        kept.append(re.sub(r",?\s*\b(sha256\s*=\s*\"[0-9a-fA-F]*\"|seed\s*=\s*[0-9_]+)", "", line))
+    return "".join(kept)
+
+
+def not_covered(study: Any) -> list[str]:
     """Limits that this study's own choices add to the standing list."""
     limits = []
     if study.ledger.exhausted == "refuse":
@@ -68,7 +84,7 @@ def not_covered(study: Study) -> list[str]:
             "that this run took place: the study is set to be refused when anybody's balance is used up, so a release "
             "says that everybody had balance"
         )
-    if study.privacy.on_nonfinite == "stop":
+    if getattr(study.privacy, "on_nonfinite", "zero") == "stop":
         limits.append(
             "that this run ended: the study is set to stop at a contribution that is not finite, so a release says "
             "that there was none"

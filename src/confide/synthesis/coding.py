@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from confide.data import Schema, SourceSpec, read_source
+from confide.data import Schema, SourceSpec, contributor_ids, read_source
 from confide.data.convert import Origin
 from confide.data.table import encode
 from confide.errors import InputError, nearest
@@ -98,13 +98,8 @@ def _read(section: PatientsSection | VisitsSection, base: Path) -> tuple[pl.Data
 
 
 def _ids(frame: pl.DataFrame, section: PatientsSection | VisitsSection, origin: Origin) -> npt.NDArray[np.str_]:
-    series = frame[section.contributor].cast(pl.String).str.strip_chars()
-    empty = np.flatnonzero((series.is_null() | (series == "")).fill_null(True).to_numpy())
-    if len(empty):
-        raise InputError(
-            "a patient id is missing", where=origin.at(section.contributor, empty), expected="an id in every row"
-        )
-    return series.to_numpy().astype(np.str_)
+    # the same reading as for training: a person who is "7" in one place and "7.0" in another would have two balances
+    return np.array(contributor_ids(frame, section.contributor, origin, "patient id"), dtype=np.str_)
 
 
 def _visits(study: SynthesisStudy, section: VisitsSection, ids: npt.NDArray[np.str_], base: Path) -> tuple[Ints, Ints]:

@@ -68,6 +68,9 @@ class Meter:
     noise : NoiseSource, optional
         Default: seeded by the operating system. A source that rounds gets its rounding margin added to every
         sensitivity.
+    smallest : float
+        Smallest declared share of a patient's part (individual budgets), public: rounding does not shrink with the
+        part, so its margin is counted against the smallest one.
     record : bool
         Keep exact answers (for tests and internal figures only; the record never leaves).
     replay : sequence, optional
@@ -81,12 +84,14 @@ class Meter:
         epsilon: float,
         delta: float,
         noise: NoiseSource | None = None,
+        smallest: float = 1.0,
         record: bool = False,
         replay: list[Any] | None = None,
     ) -> None:
         self.epsilon, self.delta = float(epsilon), float(delta)
         self.mu = gaussian_mu(epsilon, delta)
         self.noise = noise if noise is not None else OSNoise()
+        self._smallest = min(1.0, float(smallest))
         self._record, self._replay = record, list(replay) if replay is not None else None
         self._left = 1.0
         self.parts: list[Mechanism] = []
@@ -128,7 +133,7 @@ class Meter:
         multiplier = 1 / (self.mu * math.sqrt(share))
         exact = np.asarray(exact, dtype=np.float64)
         # rounding to a lattice may enlarge one patient's part by `margin` per unit of the noise's own scale
-        margin = self.noise.margin(exact.size, scale=1.0)
+        margin = self.noise.margin(exact.size, scale=1.0) / self._smallest
         if margin * multiplier >= 0.5:
             raise InputError(
                 f"{name}: this noise source is too coarse for {exact.size} cells",

@@ -25,9 +25,9 @@ import tomllib
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from confide.data import ColumnSpec, SourceSpec
+from confide.data import ColumnSpec, SourceSpec, without_password
 from confide.data.spec import explain
 from confide.errors import InputError, nearest
 from confide.synthesis.base import RowRule, Synthesizer
@@ -207,6 +207,11 @@ class SynthesisLedger(_Section):
     url: str | None = None
     key_file: str | None = None
     exhausted: Literal["drop", "refuse"] = "drop"
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        return without_password(value)
 
 
 class SynthesisOutput(_Section):
