@@ -17,7 +17,7 @@ from confide.errors import InputError
 MEMORY = 512 * 2**20
 ENGINES = ("auto", "exact", "fast")
 # What "auto" means on each kind of device.
-AUTO = {"cuda": "fast", "cpu": "exact"}
+AUTO = {"cuda": "exact", "cpu": "exact"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EngineOptions:
     engine : str
         "exact": unit gradients formed one by one and summed in float64. "fast": one backward pass, ghost norms or kept
         gradients, sums in float32 (a model with a layer that it does not cover runs by the exact one all the same).
-        "auto": fast on CUDA, exact elsewhere.
+        "auto": exact, until the fast one has been run and timed on its own on the device.
     """
 
     physical_batch: int | None = None
