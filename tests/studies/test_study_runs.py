@@ -305,6 +305,30 @@ def test_budget_that_no_plan_meets(clinic: Clinic) -> None:
     assert clinic.spent() == 0
 
 
+def test_an_unconfirmed_draft_is_refused(clinic: Clinic) -> None:
+    clinic.write(texts={"bounds = [60, 220]": "bounds = [60, 220]   # CONFIRM: read from the data"})
+    with pytest.raises(InputError, match="nobody has confirmed") as caught:
+        clinic.run()
+    assert f"lines {1 + clinic.study.read_text()[: clinic.study.read_text().index('CONFIRM')].count(chr(10))}" in str(
+        caught.value
+    )
+    assert clinic.spent() == 0
+    rehearse_study(clinic.study)
+
+
+def test_a_bound_on_contributors_that_does_not_hold_is_refused(clinic: Clinic) -> None:
+    clinic.write(texts={"max_contributors = 100": "max_contributors = 20"})
+    with pytest.raises(InputError, match="more contributors than the declared"):
+        clinic.run()
+    assert clinic.spent() == 0
+
+
+def test_ledger_and_folder_know_a_release_by_one_name(clinic: Clinic) -> None:
+    outcome = clinic.run()
+    with Ledger.open(clinic.url) as ledger:
+        assert ledger.reservations()[0].release == outcome.release.path.name
+
+
 def test_price_can_be_declined(clinic: Clinic) -> None:
     from confide.studies.run import Quiet
 

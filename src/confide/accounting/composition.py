@@ -116,7 +116,7 @@ class Composition:
         # A direction that is clearly the smaller one needs only to be shown to be so.
         aim = max(0.8 * target, 0.3 * (skip_below - at.loss))
         step = self.coarsest(delta, lattice_step(self._saddle(remove, delta), at.tilt, aim))
-        low, high = -np.inf, np.inf
+        low, high, last_gap = -np.inf, np.inf, np.inf
         for turn in range(6):
             # What aliases is taken off the lower bound at the height of the Chernoff bound exp(log_bound): keep it
             # below a twentieth of what delta changes over the target.
@@ -139,8 +139,9 @@ class Composition:
             gap = high - max(low, 0.0)
             at = self.sizing(remove, epsilon=high) if np.isfinite(high) and high > 0 else at
             target = max(rtol * max(high, 0.0), atol)
-            if gap <= target or not np.isfinite(high):
-                break
+            if gap <= target or not np.isfinite(high) or gap > 0.9 * last_gap:
+                break  # reached, hopeless, or rounding weighs more than the lattice
+            last_gap = gap
             step *= min(0.5, max(0.1, 0.85 * np.sqrt(target / gap)))
             if step < self.coarsest(delta, step):
                 break

@@ -101,11 +101,18 @@ def _log_sum(mass_log: Floats, losses: Floats, s: float) -> float:
     return top + float(np.log(np.exp(exponent - top).sum()))
 
 
-def _power(spectrum: NDArray[np.complex128], steps: int, doubt: float) -> tuple[NDArray[np.complex128], float]:
-    """Return spectrum ** steps where it matters and a bound on the mean absolute error over all frequencies."""
-    magnitude = np.abs(spectrum)
+def _power(
+    spectrum: NDArray[np.complex128], steps: int, n: int, fold: float, transform: float
+) -> tuple[NDArray[np.complex128], float]:
+    """Return spectrum ** steps where it matters and a bound on the mean absolute error over all n frequencies.
+
+    `fold` bounds the error of every frequency before the transform, `transform` the Euclidean norm of the errors of
+    all n frequencies that the transform adds.
+    """
     if steps == 1:
-        return spectrum, doubt
+        return spectrum, fold + transform / np.sqrt(n)
+    magnitude = np.abs(spectrum)
+    doubt = fold + transform
     with np.errstate(divide="ignore"):
         log_magnitude = np.log(np.minimum(magnitude + doubt, 1.0 + doubt))
     matters = steps * log_magnitude > -70.0
@@ -122,8 +129,10 @@ def _power(spectrum: NDArray[np.complex128], steps: int, doubt: float) -> tuple[
     out[matters] = result
     # |a^T - b^T| <= T max(|a|, |b|)^(T-1) |a - b|; a complex product adds at most sqrt(5) units, T compound.
     spread = np.exp((steps - 1) * np.maximum(log_magnitude[matters], -200.0 / steps))
-    error = steps * (doubt + 4 * _UNIT * magnitude[matters]) * spread
-    return out, float(error.sum() / len(spectrum)) * 1.01 + 4e-31
+    # Half of the frequencies are stored. The transform's errors are known in Euclidean norm: Cauchy and Schwarz.
+    error = float(np.sum((fold + 4 * _UNIT * magnitude[matters]) * spread)) * 2 / n
+    error += float(np.linalg.norm(spread)) * np.sqrt(2) * transform / n
+    return out, float(steps * error) * 1.01 + 4e-31
 
 
 def convolve(
@@ -179,13 +188,18 @@ def convolve(
     base = np.sqrt(2 * share) / spread
     bottom, top, top_tail = -np.inf, np.inf, -np.inf
     upward = []
-    for scale in (0.125, 0.25, 0.45, 0.7, 1.0, 1.3):
+    scales = [0.125, 0.25, 0.45, 0.7, 1.0, 1.3]
+    while scales:
+        scale = scales.pop()
         s = scale * base
         bottom = max(bottom, -(cgf(-s) + share) / s)
         up = cgf(s)
         upward.append((s, up))
         # plain tail beyond w is at most exp(log_norm - tilt w) * P_tilted(> w); tilted alias is at most exp(up - s w)
-        top = min(top, max((up + share) / s, (log_norm + up - goal) / (tilt + s)))
+        end = max((up + share) / s, (log_norm + up - goal) / (tilt + s))
+        if not scales and end < top and scale > 1e-5:
+            scales.append(scale / 3)  # heavy tails (rare events): a gentler exponent still brings the end closer
+        top = min(top, end)
     first = max(int(np.floor(bottom / h)), low_end)
     last = min(int(np.ceil(top / h)), high_end)
     if last < first:
@@ -212,8 +226,8 @@ def convolve(
             if len(tilted) > n:
                 folded = np.concatenate([tilted, np.zeros(-len(tilted) % n)]).reshape(-1, n).sum(axis=0)
             one = fft.rfft(folded, n)
-            doubt_one = relative * np.sqrt(n) * float(np.linalg.norm(folded)) + len(tilted) / n * _UNIT
-            powered, wrong = _power(one, steps, doubt_one)
+            transform = relative * np.sqrt(n) * float(np.linalg.norm(folded))
+            powered, wrong = _power(one, steps, n, len(tilted) / n * _UNIT, transform)
             spectrum = powered if spectrum is None else spectrum * powered
             doubt += wrong * (1 + 1e-9) + 4 * _UNIT * (len(parts) > 1)
         assert spectrum is not None

@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = result if isinstance(result, int) else 0
     except typer.Exit as stop:
         code = stop.exit_code
+        if code == 130:  # newer typer turns Ctrl-C into this before it arrives here
+            code = _interrupted()
     except typer.Abort:
         print("stopped: nothing was started", file=sys.stderr)
         code = 1
@@ -44,12 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted: what was reserved stays counted; the same command with --resume goes on from the last "
-            "checkpoint",
-            file=sys.stderr,
-        )
-        code = 1
+        code = _interrupted()
     except BrokenPipeError:
         # the reader of a pipe (head, less) went away: not an error of ours, and nothing more can be printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,3 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         sys.exit(code)
     return code
+
+
+def _interrupted() -> int:
+    print(
+        "\ninterrupted: what was reserved stays counted; the same command with --resume goes on from the last "
+        "checkpoint",
+        file=sys.stderr,
+    )
+    return 1

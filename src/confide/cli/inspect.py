@@ -120,7 +120,7 @@ def run_doctor(*, as_json: bool) -> None:
     for name, version in found["packages"].items():
         table.add_row(name, version or "missing")
     for extra, present in found["extras"].items():
-        table.add_row(f"extra {extra}", "installed" if present else f"absent: pip install 'confide[{extra}]'")
+        table.add_row(f"extra {extra}", "installed" if present else f"absent: pip install 'confide\\[{extra}]'")
     Console().print(table)
 
 

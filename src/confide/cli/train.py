@@ -173,7 +173,12 @@ def run_predict(release: Path, table: Path, *, output: Path | None) -> None:
     """Write one row of probabilities for each row of the table."""
     from confide.studies import load
 
-    text = load(release).predict(table).write_csv()
+    loaded = load(release)
+    text = loaded.predict(table).write_csv()
+    label = None if loaded.study is None else next((c for c in loaded.study.columns.values() if c.classes), None)
+    if label is not None and label.classes is not None and text.startswith("probability\n"):
+        what = label.positive if label.positive is not None else label.classes[-1:]
+        print(f"probability: of {' or '.join(map(repr, what))}, row by row as in the table", file=sys.stderr)
     if output is None:
         sys.stdout.write(text)
     else:

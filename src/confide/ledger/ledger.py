@@ -132,7 +132,8 @@ class Ledger:
             raise InputError(
                 "there is no ledger here",
                 where=store.where,
-                remedy="confide ledger init --cap-epsilon E --cap-delta D",
+                remedy=f"check the path, or make one: confide ledger init --url {store.url.render_as_string()} "
+                "--cap-epsilon 8 --cap-delta 1e-5",
             )
         with store.read() as connection:
             facts: dict[str, str] = {

@@ -111,6 +111,7 @@ def write_release(
     internal: Mapping[str, Content] | None = None,
     *,
     internal_folder: str | Path | None = None,
+    final_name: str | None = None,
 ) -> Path:
     """Write `folder/<name>-<UTC>-<6 hex>/` and, beside `folder`, `internal/<same name>/`, each in one atomic step.
 
@@ -129,6 +130,8 @@ def write_release(
         The same for what must not leave; written with mode 0600.
     internal_folder : path, optional
         Instead of `internal` beside `folder`.
+    final_name : str, optional
+        Name of both folders, for a run that was announced under it; default ``<name>-<UTC>-<6 hex>``.
 
     Returns
     -------
@@ -150,7 +153,13 @@ def write_release(
             )
     releases = Path(folder)
     unprotected = Path(internal_folder) if internal_folder is not None else releases.absolute().parent / "internal"
-    final = f"{_slug(name)}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    final = final_name or f"{_slug(name)}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    if (releases / final).exists():
+        raise RunError(
+            f"there is a release named {final} already",
+            where=str(releases),
+            remedy="a release never changes; move it away first",
+        )
     try:
         releases.mkdir(parents=True, exist_ok=True)
         _sweep(releases)
@@ -167,6 +176,8 @@ def write_release(
             fsync_folder(stage)
             if internal:
                 fsync_folder(beside)
+                # left by a run that died between the two renames: internal figures may be made anew, a release may not
+                shutil.rmtree(unprotected / final, ignore_errors=True)
                 _rename(beside, unprotected / final)
             try:
                 _rename(stage, releases / final)

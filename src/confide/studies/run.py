@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -103,6 +104,25 @@ class Outcome:
     paths: dict[str, Path] = field(default_factory=dict)
 
 
+def refuse_unconfirmed(text: str, *, where: str) -> None:
+    """Refuse a drafted study in which values read from the data still wait to be confirmed as public knowledge.
+
+    Raises
+    ------
+    InputError
+        With the lines that are marked CONFIRM.
+    """
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if re.search(r"#.*\bCONFIRM:", line)]
+    if lines:
+        shown = ", ".join(map(str, lines[:12])) + (" ..." if len(lines) > 12 else "")
+        raise InputError(
+            f"{len(lines)} values of this draft were read from the data and nobody has confirmed them",
+            where=f"{where}, lines {shown}",
+            expected="values that are public knowledge; one that only the data tell is a leak that no guarantee covers",
+            remedy="replace or confirm each value, then remove its CONFIRM mark (--rehearse runs without)",
+        )
+
+
 class HasLedger(Protocol):
     """Any study with a ``[ledger]`` section."""
 
@@ -187,6 +207,7 @@ def run_study(
         study, text, base, where = _replace
     else:
         study, text, base = load_study(path), path.read_text(encoding="utf-8"), path.parent
+        refuse_unconfirmed(text, where=str(path))
     require_torch()
     run = _Run(study, text, base, watcher or Quiet(), ledger_url, device, Path(output) if output else None)
     run.declared = where or base
@@ -237,6 +258,14 @@ class _Run:
         self.prepared = prepare(self.study, base=self.base, holdout_key=holdout_key(self.study, None))
         self._same_data(resume)
         table = self.prepared.table
+        bound = self.study.public.max_contributors
+        if bound is not None and table.index.n_contributors > bound:
+            raise InputError(
+                "there are more contributors than the declared upper bound",
+                where="[public] max_contributors",
+                expected="a public upper bound that holds: delta and the divisor rest on it",
+                remedy="declare a bound that is known to hold without counting these data",
+            )
         if table.labels is None:
             raise InputError(
                 "no column has the role label",
@@ -436,6 +465,7 @@ class _Run:
             receipt=LedgerReference(ledger=self.ledger.id, reservation=reservation),
             figures=figures,
             releases=self.releases,
+            final_name=self.state.name,
             feature_names=table.feature_names,
         )
         return self._commit(release)

@@ -27,6 +27,7 @@ def assemble(
     receipt: LedgerReference | None,
     figures: InternalFigures,
     releases: Path,
+    final_name: str,
     feature_names: Sequence[str],
 ) -> Release:
     """Write the release folder and the internal folder beside it, each in one atomic step."""
@@ -58,6 +59,7 @@ def assemble(
             "figures.json": figures.to_json(),
             "report.html": internal_report(figures),
         },
+        final_name=final_name,
     )
     return Release.load(folder)
 
