@@ -30,7 +30,8 @@ memory is `max_memory_allocated`. Ragged batches draw contributors from the entr
 is full. On a GPU these are figures of the compiled step (`CompiledStep`); `confide train` and `PrivateRun` run the fast
 engine uncompiled there and draw their noise on the host, which is slower and not measured here. The private step
 keeps group normalisation in channels-last order and the ordinary one is what `torch.compile` makes by itself; where
-the private step is the faster one this is the likely reason, not yet profiled. Opacus rows are uncompiled, as Opacus is used; their ordinary step is compiled.
+the private step is the faster one this is the likely reason, not yet profiled. Opacus rows are uncompiled,
+as Opacus is used; their ordinary step is compiled.
 
 """
 
