@@ -21,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from confide.accounting import SampledGaussian, calibrate_clips, calibrate_rates, epsilons
+from confide.risk import profile
 
 HERE = Path(__file__).parent
 SEED = 20240607
@@ -100,20 +101,67 @@ def nih() -> dict[str, Any]:
 
     counts = np.asarray(load("nih14_entry_counts")["entries"])
     kw: dict[str, Any] = {"delta": 1e-6, "noise_multiplier": 1.0, "steps": 2000}
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     rates = calibrate_rates(counts, 4.0, **kw)
-    rates_s = time.perf_counter() - start
+    rates_s, rates_cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    start, start_cpu = time.perf_counter(), time.process_time()
     spent = epsilons(rate=rates, entries=counts, **kw)
-    start = time.perf_counter()
+    epsilons_s, epsilons_cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    start, start_cpu = time.perf_counter(), time.process_time()
     calibrate_clips(counts, 4.0, rate=float(rates[0]), **kw)
-    clips_s = time.perf_counter() - start
+    clips_s, clips_cpu = time.perf_counter() - start, time.process_time() - start_cpu
     return {
         "distinct_counts": len(counts),
         "rates_s": rates_s,
+        "rates_cpu_s": rates_cpu,
         "clips_s": clips_s,
+        "clips_cpu_s": clips_cpu,
+        "epsilons_s": epsilons_s,
+        "epsilons_cpu_s": epsilons_cpu,
         "spent_min": float(spent.min()),
         "spent_max": float(spent.max()),
     }
+
+
+def many_classes(count: int = 10_000) -> dict[str, Any]:
+    """Rates of many distinct (entries, budget) classes; 100 of them checked by an interval of their own."""
+    rng = np.random.default_rng(SEED)
+    entries, budgets = rng.integers(1, 201, count), rng.uniform(0.5, 8.0, count)
+    kw: dict[str, Any] = {"delta": 1e-6, "noise_multiplier": 1.0, "steps": 2000}
+    start, start_cpu = time.perf_counter(), time.process_time()
+    rates = calibrate_rates(entries, budgets, **kw)
+    wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    spent = []
+    for i in rng.choice(count, 100, replace=False):
+        interval = SampledGaussian(1.0, rates[i], int(entries[i])).guarantee(2000).epsilon_interval(1e-6)
+        spent.append((interval[0] / budgets[i], interval[1] / budgets[i]))
+    return {
+        "classes": count,
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "least_spent": min(low for low, _ in spent),
+        "most_spent": max(high for _, high in spent),
+    }
+
+
+def read_outs() -> list[dict[str, Any]]:
+    """Processor time of what a certificate and a risk page read of one class, in the order they read it."""
+    rows = []
+    for k in (1, 20, 184):
+        guarantee = SampledGaussian(1.0, 0.0128 / k, k).guarantee(2000)
+        row: dict[str, Any] = {"entries": k}
+        for name, read in (
+            ("epsilon_interval", lambda g: g.epsilon_interval(1e-6)),
+            ("advantage", lambda g: g.advantage()),
+            ("true_positives_at_1_percent", lambda g: g.tradeoff(0.01)),
+            ("posterior", lambda g: g.posterior(0.01, 0.01)),
+            ("risk_profile", lambda g: profile(g, delta=1e-6)),
+        ):
+            start = time.process_time()
+            read(guarantee)
+            row[name + "_cpu_ms"] = 1e3 * (time.process_time() - start)
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -121,8 +169,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--no-peer", action="store_true")
     arguments = parser.parse_args()
-    code = "import numpy, scipy.special, scipy.fft, time; t = time.perf_counter(); import confide.accounting; "
-    code += "print(time.perf_counter() - t)"
+    code = "import numpy, scipy.special, scipy.fft, time; t = time.process_time(); import confide.accounting; "
+    code += "print(time.process_time() - t)"
     imports = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout) for _ in range(5)
     ]
@@ -134,9 +182,11 @@ def main() -> None:
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("numpy", "scipy", "dp-accounting")},
         },
-        "import_s_beyond_numpy_scipy": min(imports),
+        "import_cpu_s_beyond_numpy_scipy": min(imports),
         "one_guarantee": one_guarantee(arguments.cases),
         "nih": nih(),
+        "many_classes": many_classes(),
+        "read_outs": read_outs(),
     }
     if not arguments.no_peer:
         out["against_dp_accounting"] = against_dp_accounting()
