@@ -26,9 +26,11 @@ Made by `python benchmarks/engine/run.py --report` from `benchmarks/engine/resul
 
 One private step: forward, backward, norms, clipping, noise on the device and SGD, beside the ordinary step (forward,
 backward, SGD) of the same model in the same process, precision and compile mode. Medians of 30 steps after warm-up;
-memory is `max_memory_allocated`. Ragged batches draw contributors from the entry counts of ChestX-ray14 until the batch
+memory is `max_memory_allocated`. Ragged batches draw contributors from the entry counts of ChestX-ray14 until
+the batch
 is full. On a GPU these are figures of the compiled step (`CompiledStep`). `confide train` and
-`PrivateRun` run the exact engine unless `EngineOptions(engine="fast")` asks for the fast one, which then runs uncompiled
+`PrivateRun` run the exact engine unless `EngineOptions(engine="fast")` asks for the fast one, which then runs
+uncompiled
 with its noise drawn on the host; that is slower and not measured here. The private step
 keeps group normalisation in channels-last order and the ordinary one is what `torch.compile` makes by itself; where
 the private step is the faster one this is the likely reason, not yet profiled. Opacus rows are uncompiled,
