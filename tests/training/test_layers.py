@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from training_oracle import assert_matches, squared
 
+from confide.nn import WSConv1d, WSConv2d, WSConv3d
+
 UNITS = np.array([0, 0, 0, 1, 2, 2, 3])
 WEIGHTS = np.array([1 / 3, 1 / 3, 1 / 3, 1.0, 0.5, 0.5, 1.0])
 CLIPS = np.array([0.05, 10.0, 0.3, 0.01])
@@ -97,6 +99,11 @@ CASES = {
     "conv2d circular": (lambda: nn.Conv2d(2, 4, 3, padding=1, stride=2, padding_mode="circular"), floats(2, 5, 5)),
     "conv2d depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4), floats(4, 5, 5)),
     "conv3d": (lambda: nn.Conv3d(2, 4, 2, stride=(1, 2, 1), padding_mode="replicate", padding=1), floats(2, 4, 4, 4)),
+    "standardised 1d": (lambda: WSConv1d(4, 6, 3, stride=2, groups=2, padding="valid"), floats(4, 9)),
+    "standardised 2d": (lambda: WSConv2d(2, 4, 3, padding=1, stride=2), floats(2, 6, 7)),
+    "standardised 2d same": (lambda: WSConv2d(2, 4, (2, 3), padding="same", gain=False, bias=False), floats(2, 5, 5)),
+    "standardised 2d centred": (lambda: WSConv2d(2, 4, 3, centre_only=True, bias=False), floats(2, 5, 5)),
+    "standardised 3d": (lambda: WSConv3d(2, 4, 2, dilation=2), floats(2, 4, 4, 4)),
     "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2, output_padding=1), floats(4, 5)),
     "transposed 2d": (lambda: nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, dilation=2), floats(3, 4, 4)),
     "transposed 2d, wide output padding": (

@@ -3,7 +3,7 @@
 Importing the layer files registers their rules.
 """
 
-from confide.training.engine import attention, conv, embedding, linear, norm, recurrent
+from confide.training.engine import attention, conv, embedding, linear, norm, recurrent, standardised
 from confide.training.engine.core import ClippingEngine
 from confide.training.engine.types import ClippedSum, EngineOptions, check_losses
 
@@ -18,4 +18,5 @@ __all__ = [
     "linear",
     "norm",
     "recurrent",
+    "standardised",
 ]
