@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -71,7 +72,11 @@ def test_from_csv_to_prediction(home: Path, capsys: pytest.CaptureFixture[str]) 
     assert str(folder / "report.html") in shown
     assert main(["verify", str(folder), "--ledger", "sqlite:///ledger.sqlite"]) == 0
     assert main(["predict", str(folder), "visits.csv", "--output", "out.csv"]) == 0
-    assert len((home / "out.csv").read_text().splitlines()) == len(CSV.splitlines())
+    lines = (home / "out.csv").read_text().splitlines()
+    assert len(lines) == len(CSV.splitlines())
+    assert lines[0].endswith(",probability") and lines[1].split(",")[0] == CSV.splitlines()[1].split(",")[0]
+    assert main(["predict", str(folder), "visits.csv", "--output", "out.csv"]) == 2  # nothing is overwritten unasked
+    assert main(["predict", str(folder), "visits.csv", "--output", "out.csv", "--force"]) == 0
     assert main(["report", str(folder), "--output", "again.html"]) == 0
     assert (home / "again.html").read_text() == (folder / "report.html").read_text()
 
@@ -84,6 +89,26 @@ def test_verify_finds_a_changed_certificate(home: Path) -> None:
     facts["classes"][0]["epsilon"] = facts["classes"][0]["epsilon_lower"] = 0.5
     file.write_text(json.dumps(facts))
     assert main(["verify", str(release_of(home))]) == 4
+
+
+def test_verify_says_what_was_not_asked_and_makes_the_page_again(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger()
+    main(["train", "study.toml", "--yes"])
+    folder = release_of(home)
+    capsys.readouterr()
+    assert main(["verify", str(folder), "--json"]) == 0
+    checks = {check["what"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert not checks["ledger"]["asked"]
+    assert checks["report.html"]["asked"] and "the same page" in checks["report.html"]["detail"]
+    # a page with other words, and a certificate that names its hash: every hash is right, the words are not
+    page, certificate = folder / "report.html", folder / "certificate.json"
+    page.write_text(page.read_text().replace("</body>", "<p>Nobody can learn anything.</p></body>"))
+    facts = json.loads(certificate.read_text())
+    facts["artefacts"]["report.html"] = hashlib.sha256(page.read_bytes()).hexdigest()
+    certificate.write_text(json.dumps(facts))
+    assert main(["verify", str(folder)]) == 4
 
 
 def test_verify_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

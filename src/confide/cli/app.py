@@ -91,11 +91,12 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="CSV to write; default: standard output.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
-    """Predict with a released model; the rows come back in their order with a probability each."""
+    """Predict with a released model; the rows come back in their order, with their ids and a probability each."""
     from confide.cli.train import run_predict
 
-    run_predict(release, table, output=output)
+    run_predict(release, table, output=output, force=force)
 
 
 @app.command("verify")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from confide._files import write_atomic
+from confide.errors import VerificationError
 
 
 def run_verify(release: Path, *, ledger: str | None, as_json: bool) -> None:
@@ -28,56 +29,81 @@ def run_verify(release: Path, *, ledger: str | None, as_json: bool) -> None:
     finally:
         if opened is not None:
             opened.close()
+    checks = (*report.checks, page_check(report.path))
     if as_json:
-        print(
-            json.dumps(
-                {"release": str(report.path), "ok": report.ok, "checks": [vars(c) for c in report.checks]}, indent=1
-            )
-        )
+        print(json.dumps({"release": str(report.path), "ok": report.ok, "checks": [vars(c) for c in checks]}, indent=1))
         return
-    table = Table(title=f"{release.name}: nothing differs")
+    unasked = [check.what for check in checks if not check.asked]
+    table = Table(title=f"{release.name}: nothing differs" + (" in what could be compared" if unasked else ""))
     table.add_column("checked")
     table.add_column("")
     table.add_column("found")
-    for what, detail in grouped(report.checks):
-        table.add_row(what, "ok", detail)
+    for what, status, detail in grouped(checks):
+        table.add_row(what, status, detail)
     console = Console()
     console.print(table)
-    if opened is None:
+    if opened is None and "ledger" in unasked:
         console.print(
             "The ledger was not asked: give --ledger URL to check that it holds this release.", highlight=False
         )
 
 
-def grouped(checks: Any) -> list[tuple[str, str]]:
+def page_check(folder: Path) -> Any:
+    """Make the report page again; only the version that wrote it can make the same bytes."""
+    from confide.release import Release
+    from confide.release.verify import Check
+
+    loaded = Release.load(folder)
+    made_by, here = loaded.certificate.versions.get("confide"), _version("confide")
+    if "report.html" not in loaded.certificate.artefacts:
+        return Check("report.html", True, "there is none in this release", asked=False)
+    if made_by != here:
+        return Check("report.html", True, f"written by confide {made_by}, this is {here}: not made again", asked=False)
+    if _page_of(loaded) == loaded.file("report.html").read_text(encoding="utf-8"):
+        return Check("report.html", True, "made again from the certificate: the same page")
+    if "model.safetensors" not in loaded.certificate.artefacts:
+        return Check("report.html", True, "holds figures of the released table: not made again", asked=False)
+    raise VerificationError(
+        "report.html does not say what the certificate says",
+        where=str(loaded.path / "report.html"),
+        expected="the page that this version makes from certificate and study file",
+        remedy="make the page yourself with `confide report RELEASE` and ask the publisher about theirs",
+    )
+
+
+def grouped(checks: Any) -> list[tuple[str, str, str]]:
     """Checks of the same kind over many classes as one line; `--json` has them all."""
-    rows: list[tuple[str, str]] = []
-    counts: dict[str, list[str]] = {}
+    rows: list[tuple[str, str, str]] = []
+    groups: dict[tuple[str, bool], list[str]] = {}
     for check in checks:
-        kind = check.what.split(", class")[0]
-        counts.setdefault(kind, []).append(check.detail)
-    for kind, details in counts.items():
+        groups.setdefault((check.what.split(", class")[0], check.asked), []).append(check.detail)
+    for (kind, asked), details in groups.items():
+        status = "ok" if asked else "not asked"
         if len(details) == 1:
-            rows.append((kind, details[0]))
+            rows.append((kind, status, details[0]))
         else:
-            rows.append((f"{kind}, {len(details)} classes", f"first: {details[0]}; last: {details[-1]}"))
+            rows.append((f"{kind}, {len(details)} classes", status, f"first: {details[0]}; last: {details[-1]}"))
     return rows
 
 
 def run_report(release: Path, *, output: Path | None) -> None:
     """Write the report of a release from its certificate and study file alone."""
     from confide.release import Release
-    from confide.report import release_report
 
     loaded = Release.load(release)
+    target = output or Path(f"{loaded.path.name}-report.html")
+    write_atomic(target, _page_of(loaded))
+    Console().print(f"wrote {target}", highlight=False, soft_wrap=True)
+
+
+def _page_of(loaded: Any) -> str:
+    from confide.report import release_report
+
     study = loaded.path / "study.toml"
     # the page cannot name its own hash, so it was made from a certificate without it
     others = {name: digest for name, digest in loaded.certificate.artefacts.items() if name != "report.html"}
     certificate = loaded.certificate.model_copy(update={"artefacts": others})
-    page = release_report(certificate, study.read_text(encoding="utf-8") if study.exists() else "")
-    target = output or Path(f"{loaded.path.name}-report.html")
-    write_atomic(target, page)
-    Console().print(f"wrote {target}", highlight=False, soft_wrap=True)
+    return release_report(certificate, study.read_text(encoding="utf-8") if study.exists() else "")
 
 
 def run_doctor(*, as_json: bool) -> None:

@@ -169,14 +169,18 @@ def run_init(table: Path, *, contributor: str, label: str, output: Path, force: 
     )
 
 
-def run_predict(release: Path, table: Path, *, output: Path | None) -> None:
-    """Write one row of probabilities for each row of the table."""
+def run_predict(release: Path, table: Path, *, output: Path | None, force: bool = False) -> None:
+    """Write ids and probabilities for each row of the table."""
     from confide.studies import load
 
+    if output is not None and output.exists() and not force:
+        raise InputError(
+            f"{output} exists", where=str(output), expected="a new file", remedy="choose another name, or give --force"
+        )
     loaded = load(release)
     text = loaded.predict(table).write_csv()
     label = None if loaded.study is None else next((c for c in loaded.study.columns.values() if c.classes), None)
-    if label is not None and label.classes is not None and text.startswith("probability\n"):
+    if label is not None and label.classes is not None and "probability" in text.split("\n", 1)[0].split(","):
         what = label.positive if label.positive is not None else label.classes[-1:]
         print(f"probability: of {' or '.join(map(repr, what))}, row by row as in the table", file=sys.stderr)
     if output is None:

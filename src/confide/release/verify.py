@@ -54,11 +54,12 @@ class LedgerView(Protocol):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One thing that was looked at; `asked` is False where nothing could be compared, which proves nothing."""
 
     what: str
     ok: bool
     detail: str
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def _figure_differs(facts: Facts, found: dict[str, Any]) -> str | None:
 
 def _second(c: Certificate, asked: Sequence[ClassGuarantee]) -> Iterator[Check]:
     if not crosscheck.available():
-        yield Check("dp_accounting", True, "not installed: no second opinion (pip install 'confide[verify]')")
+        yield Check("dp_accounting", True, "not installed: no second opinion (extra 'verify')", asked=False)
         return
     for one in asked:
         what = f"dp_accounting, class {_label(one)}"
@@ -254,21 +255,25 @@ def _second(c: Certificate, asked: Sequence[ClassGuarantee]) -> Iterator[Check]:
             yield Check(what, False, error.what)
             continue
         if opinion is None:
-            yield Check(what, True, "has no counterpart there: not asked")
+            yield Check(what, True, "has no counterpart there", asked=False)
             continue
         # Its figure is an upper bound, so ours may lie below it by its grid error, but never above by much.
         close = abs(opinion.epsilon - one.epsilon) <= crosscheck.TOLERANCE * max(opinion.epsilon, 1e-3)
+        verdict = "agrees within" if close else "differs by more than"
         yield Check(
-            what, close, f"epsilon {opinion.epsilon:.6g} there (grid {opinion.grid:g}), {one.epsilon:.6g} stated"
+            what,
+            close,
+            f"{verdict} {crosscheck.TOLERANCE:.0%}: stated {one.epsilon:.6g}, there {opinion.epsilon:.6g} "
+            f"(its own upper bound on grid {opinion.grid:g})",
         )
 
 
 def _ledger(release: Release, ledger: LedgerView | None) -> Iterator[Check]:
     receipt = release.certificate.ledger
     if receipt is None:
-        yield Check("ledger", True, "the certificate says that no ledger recorded this release")
+        yield Check("ledger", True, "the certificate says that no ledger recorded this release", asked=False)
     elif ledger is None:
-        yield Check("ledger", True, "not asked: no ledger was given")
+        yield Check("ledger", True, f"no ledger was given; the release names {receipt.ledger}", asked=False)
     elif ledger.id != receipt.ledger:
         yield Check("ledger", False, f"this is ledger {ledger.id}, the release was recorded in {receipt.ledger}")
     else:

@@ -249,12 +249,15 @@ class LoadedModel:
         Parameters
         ----------
         table : polars.DataFrame or path of a CSV or Parquet file
-            Labels and contributor ids are not needed.
+            Labels and contributor ids are not needed. A CSV file has the separator and decimal sign of the study's.
+        base : path, optional
+            Where the paths of pictures start; default: the folder of `table`, or the current one.
 
         Returns
         -------
         polars.DataFrame
-            ``probability`` for a yes/no label, else ``probability_<class>`` for each class; rows in the given order.
+            The id columns of the study that the table has, unchanged, then ``probability`` for a yes/no label, else
+            ``probability_<class>`` for each class; rows in the given order.
 
         Raises
         ------
@@ -263,7 +266,7 @@ class LoadedModel:
         """
         import polars as pl
 
-        from confide.data import read_features
+        from confide.data import SourceSpec, read_features, read_source
 
         if self.study is None:
             raise InputError(
@@ -271,15 +274,26 @@ class LoadedModel:
                 where=str(self.release.path),
                 remedy="call the model itself: confide.load(path, model=...).model(inputs)",
             )
-        schema = schema_of(self.study)
-        features = read_features(table, schema, base=base or Path("."), images=self.study.data[0].images)
+        schema, declared = schema_of(self.study), self.study.data[0]
+        if isinstance(table, pl.DataFrame):
+            frame, base = table, base or Path(".")
+        else:
+            spec = SourceSpec(
+                source=str(table), contributor="row", separator=declared.separator, decimal=declared.decimal
+            )
+            frame, _ = read_source(spec, base=base or Path("."))
+            base = base or (Path(table).parent if Path(table).is_file() else Path("."))
+        features = read_features(
+            frame if isinstance(table, pl.DataFrame) else spec, schema, base=base, images=declared.images
+        )
         found = probabilities(self.model, features, outputs=schema.n_outputs)
+        ids = frame.select([name for name in (declared.contributor, declared.entry) if name in frame.columns])
         if found.ndim == 1:
-            return pl.DataFrame({"probability": found})
+            return ids.with_columns(probability=found)
         label = schema.label
         assert label is not None
-        return pl.DataFrame(
-            {f"probability_{c}": found[:, i] for i, c in enumerate(label[1].classes or range(found.shape[1]))}
+        return ids.with_columns(
+            **{f"probability_{c}": found[:, i] for i, c in enumerate(label[1].classes or range(found.shape[1]))}
         )
 
 
