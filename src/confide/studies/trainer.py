@@ -287,14 +287,13 @@ class LoadedModel:
             frame if isinstance(table, pl.DataFrame) else spec, schema, base=base, images=declared.images
         )
         found = probabilities(self.model, features, outputs=schema.n_outputs)
-        ids = frame.select([name for name in (declared.contributor, declared.entry) if name in frame.columns])
+        columns = {name: frame[name] for name in (declared.contributor, declared.entry) if name in frame.columns}
         if found.ndim == 1:
-            return ids.with_columns(probability=found)
+            return pl.DataFrame({**columns, "probability": found})
         label = schema.label
         assert label is not None
-        return ids.with_columns(
-            **{f"probability_{c}": found[:, i] for i, c in enumerate(label[1].classes or range(found.shape[1]))}
-        )
+        classes = label[1].classes or range(found.shape[1])
+        return pl.DataFrame({**columns, **{f"probability_{c}": found[:, i] for i, c in enumerate(classes)}})
 
 
 def load(path: str | Path, *, model: Any = None, base: str | Path | None = None) -> LoadedModel:
