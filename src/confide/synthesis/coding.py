@@ -38,9 +38,7 @@ class Coded:
 
     def subset(self, keep: npt.NDArray[np.bool_]) -> Coded:
         """Keep some patients with all their visits."""
-        panel = self.panel
-        kept = Panel(panel.domain, panel.static[keep], panel.visit[keep[panel.of_visit]], panel.counts[keep])
-        return Coded(kept, self.ids[keep], None if self.levels is None else self.levels[keep])
+        return Coded(self.panel.keep(keep), self.ids[keep], None if self.levels is None else self.levels[keep])
 
 
 def read_coded(study: SynthesisStudy, *, base: Path) -> Coded:

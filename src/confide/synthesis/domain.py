@@ -123,15 +123,20 @@ class Panel:
         Grouped by patient, within a patient in order of time.
     counts : int64 array, shape (patients,)
         Visits of each patient, zero allowed.
+    keys : int64 array, shape (patients,)
+        A number of each patient for secret coins, kept when others are removed; by default the position.
     """
 
     domain: Domain
     static: Ints
     visit: Ints
     counts: Ints
+    keys: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     starts: Ints = field(init=False)
 
     def __post_init__(self) -> None:
+        if len(self.keys) != len(self.counts):
+            object.__setattr__(self, "keys", np.arange(len(self.counts), dtype=np.int64))
         object.__setattr__(self, "starts", np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64))
         if self.static.shape != (len(self.counts), len(self.domain.static)):
             raise InputError("the static codes have the wrong shape", expected="one row a patient")
@@ -179,12 +184,17 @@ class Panel:
             self.static[start:stop],
             self.visit[self.starts[start] : self.starts[stop]],
             self.counts[start:stop],
+            self.keys[start:stop],
         )
+
+    def keep(self, wanted: npt.NDArray[np.bool_]) -> Panel:
+        """Return some patients with all their visits."""
+        visits = self.visit[wanted[self.of_visit]]
+        return Panel(self.domain, self.static[wanted], visits, self.counts[wanted], self.keys[wanted])
 
     def without(self, patient: int) -> Panel:
         """Return the neighbouring data set: the same panel without one patient."""
-        keep = np.arange(self.patients) != patient
-        return Panel(self.domain, self.static[keep], self.visit[keep[self.of_visit]], self.counts[keep])
+        return self.keep(np.arange(self.patients) != patient)
 
     def count_codes(self) -> Ints:
         """Bin of each patient's number of visits; above the last start, the last bin."""

@@ -1,0 +1,71 @@
+"""Patients as one wide row: static columns, then the first K visits side by side ("slots"), each with a cell for none.
+
+This is how a tool for flat tables is given several visits per patient. Visits after the K-th are left out, which is
+truncation: it costs no privacy and loses data. A patient is one row, so every table moves by at most 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from confide.synthesis.domain import Domain, Floats, Ints, Panel
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The wide form of a domain.
+
+    Attributes
+    ----------
+    domain : Domain
+    visits : int
+        K, public.
+    """
+
+    domain: Domain
+    visits: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Cells of every wide column."""
+        slot = [column.cells + 1 for column in self.domain.visit]
+        return tuple([column.cells for column in self.domain.static] + slot * self.visits)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every wide column."""
+        static = [column.name for column in self.domain.static]
+        moving = [f"{column.name} at visit {k + 1}" for k in range(self.visits) for column in self.domain.visit]
+        return tuple(static + moving)
+
+    def rows(self, panel: Panel) -> Ints:
+        """Return one wide row for each patient."""
+        none = np.array([column.cells for column in self.domain.visit], dtype=np.int64)
+        wide = np.broadcast_to(none, (panel.patients, self.visits, len(none))).copy()
+        place = np.arange(len(panel.visit)) - panel.starts[panel.of_visit]
+        kept = place < self.visits
+        wide[panel.of_visit[kept], place[kept]] = panel.visit[kept]
+        return np.concatenate([panel.static, wide.reshape(panel.patients, -1)], axis=1)
+
+    def panel(self, rows: Ints) -> Panel:
+        """Return patients of wide rows; a slot with any column at "none" is no visit, later ones move up."""
+        n, d = len(rows), len(self.domain.static)
+        wide = rows[:, d:].reshape(n, self.visits, len(self.domain.visit))
+        none = np.array([column.cells for column in self.domain.visit], dtype=np.int64)
+        there = (wide < none).all(axis=2)
+        return Panel(self.domain, rows[:, :d].copy(), wide[there], there.sum(1).astype(np.int64))
+
+
+def one_hot_gram(rows: Ints, sizes: tuple[int, ...], *, weights: Floats | None = None, block: int = 20_000) -> Floats:
+    """Return all two-way tables at once, shape (all cells, all cells): the Gram matrix of the indicators."""
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    total = np.zeros((edges[-1], edges[-1]))
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        hot = np.zeros((len(part), edges[-1]), dtype=np.float32)
+        hot[np.arange(len(part))[:, None], part + edges[:-1]] = 1.0
+        left = hot if weights is None else hot * weights[start : start + block, None].astype(np.float32)
+        total += left.T @ hot
+    return total
