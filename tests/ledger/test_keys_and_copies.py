@@ -50,7 +50,7 @@ def test_a_rotation_that_dies_leaves_keys_that_fit(tmp_path, monkeypatch):
     def die(*_):
         raise KeyboardInterrupt
 
-    import confide.ledger.ledger as module
+    import confide.ledger._upkeep as module
 
     # After the database has switched, before the key file has: opening finishes the switch.
     with monkeypatch.context() as patch:

@@ -201,3 +201,8 @@ def _not_a_key_file(path: Path) -> InputError:
         expected="the file that was written when the ledger was created",
         remedy="give the right key file",
     )
+
+
+def next_key(key_file: Path) -> Path:
+    """Return where a rotation keeps the new key file until the database has switched."""
+    return key_file.with_name(key_file.name + ".next")

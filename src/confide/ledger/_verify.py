@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -14,13 +14,11 @@ from confide.accounting import Guarantee
 from confide.errors import RunError, VerificationError
 from confide.ledger import _chunks, _journal, _tokens
 from confide.ledger import _schema as schema
+from confide.ledger._admission import Admission, rebuilt
 from confide.ledger.records import Verified
 
-if TYPE_CHECKING:
-    from confide.ledger.ledger import Ledger
 
-
-def verify(ledger: Ledger, connection: sa.Connection, head_file: Path) -> Verified:
+def verify(ledger: Admission, connection: sa.Connection, head_file: Path) -> Verified:
     """Check everything; see `Ledger.verify`."""
     entries = list(_journal.replay(connection, ledger._keys))
     head = entries[-1].hash if entries else _journal.START
@@ -56,7 +54,7 @@ def _check_head(entries: list[_journal.Entry], head_file: Path) -> None:
         raise VerificationError("the journal is not the one that was written here", where=str(head_file))
 
 
-def _check_facts(ledger: Ledger, connection: sa.Connection, entries: list[_journal.Entry]) -> None:
+def _check_facts(ledger: Admission, connection: sa.Connection, entries: list[_journal.Entry]) -> None:
     if not entries or entries[0].action != "create":
         raise VerificationError("the journal does not begin with the creation of the ledger")
     facts = {row.name: row.value for row in connection.execute(sa.select(schema.meta))}
@@ -91,7 +89,7 @@ def _check_index(connection: sa.Connection, entries: list[_journal.Entry]) -> in
     return expected
 
 
-def _check_reservations(ledger: Ledger, connection: sa.Connection, entries: list[_journal.Entry]) -> None:
+def _check_reservations(ledger: Admission, connection: sa.Connection, entries: list[_journal.Entry]) -> None:
     """Replay the journal and compare every row with what it says."""
     expected: dict[str, dict[str, Any]] = {}
     for entry in entries:
@@ -142,7 +140,7 @@ def _check_reservations(ledger: Ledger, connection: sa.Connection, entries: list
         _check_prices(ledger, row.id, want["classes"])
 
 
-def _check_prices(ledger: Ledger, reservation: str, classes: list[list[Any]]) -> None:
+def _check_prices(ledger: Admission, reservation: str, classes: list[list[Any]]) -> None:
     """A charge may not be below what the accountant of today says (a few units of rounding aside)."""
     for text, charge, _ in classes:
         stored = np.array(json.loads(charge), dtype=np.float64)
@@ -151,7 +149,7 @@ def _check_prices(ledger: Ledger, reservation: str, classes: list[list[Any]]) ->
             raise VerificationError("a class was charged less than it costs", where=f"reservation {reservation}")
 
 
-def _charge(ledger: Ledger, text: str) -> Any:
+def _charge(ledger: Admission, text: str) -> Any:
     key = hashlib.sha256(text.encode()).hexdigest()
     cache: dict[str, Any] = ledger.__dict__.setdefault("_charge_cache", {})
     if key not in cache:
@@ -159,10 +157,8 @@ def _charge(ledger: Ledger, text: str) -> Any:
     return cache[key]
 
 
-def _check_balances(ledger: Ledger, connection: sa.Connection, contributors: int) -> None:
+def _check_balances(ledger: Admission, connection: sa.Connection, contributors: int) -> None:
     """Balances must be exactly what the reservations add up to."""
-    from confide.ledger.ledger import rebuilt
-
     charges = ledger._charges(connection)
     orders = ledger.rule.width
     chunks = -(-contributors // _chunks.CHUNK)

@@ -1,0 +1,234 @@
+"""Read-outs: histories, balances, what a release would do, receipts, the state of the whole ledger. All internal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from confide.accounting import Guarantee
+from confide.errors import InputError, VerificationError
+from confide.ledger import _chunks, _journal, _tokens
+from confide.ledger import _schema as schema
+from confide.ledger._admission import Admission
+from confide.ledger._people import check_unique
+from confide.ledger._pricing import tight_epsilon
+from confide.ledger.records import Cohort, Receipt, Record, Remaining, Spend, Status, WhatIf
+
+_EDGES = tuple(i / 20 for i in range(21))
+
+
+class ReadOuts(Admission):
+    """What the ledger answers without changing anything."""
+
+    def what_if(
+        self, *, contributors: Sequence[str] | Cohort, class_of: npt.NDArray[Any], classes: Sequence[Guarantee]
+    ) -> WhatIf:
+        """Price a release without writing: who would be dropped, and how full balances would be."""
+        priced, members = self._priced(contributors, class_of, classes)
+        who = self._hashed(contributors)
+        with self._store.read() as connection:
+            numbers, total = self._resolve(connection, who, register=False)
+            # Contributors the ledger has never seen get numbers past the end: untouched balances.
+            unknown = np.flatnonzero(numbers < 0)
+            numbers = numbers.copy()
+            numbers[unknown] = np.arange(total, total + len(unknown))
+            check_unique(numbers, total + len(unknown))
+            codes = _chunks.scatter(numbers, members, len(priced), total + len(unknown))
+            before = self._used(connection, numbers, len(codes))
+            used = np.zeros(len(codes))
+            for chunk, part, counters in self._judge(connection, codes, priced):
+                here = slice(chunk * _chunks.CHUNK, (chunk + 1) * _chunks.CHUNK)
+                codes[here], used[here] = part, self.rule.used(counters.T)
+        admitted, after = codes[numbers] > 0, used[numbers]
+        rows = tuple(
+            {
+                "class": i,
+                "contributors": int((members == i).sum()),
+                "admitted": int((admitted & (members == i)).sum()),
+                "used": float(self.rule.used(p.charge[None, :])[0]),
+            }
+            for i, p in enumerate(priced)
+        )
+        return WhatIf(admitted, rows, before, after)
+
+    def history(self, contributor: str) -> tuple[Spend, ...]:
+        """Return every reservation that admitted one contributor, oldest first."""
+        with self._store.read() as connection:
+            return self._history(connection, contributor)
+
+    def remaining(self, contributor: str) -> Remaining:
+        """Return one contributor's balance; somebody the ledger has never seen has an untouched one."""
+        with self._store.read() as connection:
+            numbers = _tokens.lookup(connection, self._keys.tokens([contributor]))
+            used = float(self._used(connection, numbers, self._total(connection))[0])
+            spends = [spend for spend in self._history(connection, contributor, numbers) if spend.counts]
+        texts = tuple(sorted(_journal.canonical(spend.guarantee.to_dict()) for spend in spends))
+        epsilon = tight_epsilon(texts, self.rule.delta)
+        return Remaining(used, epsilon, self.rule.epsilon, self.rule.delta, len(spends))
+
+    def used(self, contributors: Sequence[str] | Cohort) -> npt.NDArray[np.float64]:
+        """Return the used share of each contributor's balance, shape (n,), by the rule that admits (internal)."""
+        who = self._hashed(contributors)
+        with self._store.read() as connection:
+            numbers, total = self._resolve(connection, who, register=False)
+            return self._used(connection, numbers, total)
+
+    def reservations(self) -> tuple[Record, ...]:
+        """Return all reservations, oldest first."""
+        with self._store.read() as connection:
+            rows = connection.execute(sa.select(schema.reservation).order_by(schema.reservation.c.seq)).all()
+        return tuple(_record(row) for row in rows)
+
+    def reservation(self, reservation_id: str) -> Record:
+        """Return one reservation.
+
+        Raises
+        ------
+        InputError
+            It is unknown.
+        """
+        with self._store.read() as connection:
+            return _record(self._row(connection, reservation_id))
+
+    def receipt(self, reservation_id: str) -> Receipt:
+        """Return the receipt of a committed reservation, for a run that was killed before it could read it.
+
+        Raises
+        ------
+        InputError
+            It is unknown or not committed.
+        """
+        with self._store.read() as connection:
+            row = self._row(connection, reservation_id)
+            query = sa.select(schema.journal).where(schema.journal.c.action == "commit")
+            for found in connection.execute(query.order_by(schema.journal.c.seq.desc())):
+                body = json.loads(found.body)
+                if body["reservation"] == row.id:
+                    return Receipt(self.id, row.id, found.seq, found.hash, found.seal, body["release_hash"])
+        raise InputError(f"this reservation is {row.state}", where=reservation_id, expected="a committed one")
+
+    def find(self, receipt: Receipt | dict[str, Any]) -> Record:
+        """Find what a receipt stands for.
+
+        Raises
+        ------
+        VerificationError
+            The receipt is of another ledger, or the journal does not hold this entry.
+        """
+        try:
+            wanted = receipt if isinstance(receipt, Receipt) else Receipt.from_dict(receipt)
+        except (KeyError, TypeError) as error:
+            raise VerificationError("this is not a receipt of a ledger") from error
+        if wanted.ledger != self.id:
+            raise VerificationError("the receipt is of another ledger", where=self.where)
+        with self._store.read() as connection:
+            found = connection.execute(sa.select(schema.journal).where(schema.journal.c.seq == wanted.seq)).first()
+            body = json.loads(found.body) if found is not None else {}
+            if (
+                found is None
+                or (found.action, found.hash, found.seal) != ("commit", wanted.hash, wanted.seal)
+                or (body.get("reservation"), body.get("release_hash")) != (wanted.reservation, wanted.release_hash)
+            ):
+                raise VerificationError(
+                    "the ledger does not hold this receipt", where=self.where, expected="the entry it names"
+                )
+            return _record(self._row(connection, wanted.reservation))
+
+    def status(self) -> Status:
+        """Return the state of the whole ledger: cap, number of contributors, balances as a histogram (internal)."""
+        counts = np.zeros(len(_EDGES) - 1, dtype=np.int64)
+        with self._store.read() as connection:
+            total = self._total(connection)
+            for chunk in range(-(-total // _chunks.CHUNK)):
+                size = min(_chunks.CHUNK, total - chunk * _chunks.CHUNK)
+                used = self.rule.used(_chunks.read_balance(connection, chunk, size, self.rule.width).T)
+                counts += np.histogram(used, bins=_EDGES)[0]
+            table = schema.reservation
+            states = connection.execute(sa.select(table.c.state, sa.func.count()).group_by(table.c.state)).all()
+            last = connection.execute(sa.select(sa.func.max(schema.journal.c.seq))).scalar()
+        by_state = {str(state): int(count) for state, count in states}
+        return Status(
+            self.where, self.id, self.rule.to_dict(), total, by_state, int(last or 0), _EDGES, tuple(counts.tolist())
+        )
+
+    def export_releases(self) -> list[dict[str, Any]]:
+        """Return one row a class of every reservation: what was released, to whom it applied and by which mechanism."""
+        row, spend = schema.reservation, schema.spend
+        query = (
+            sa.select(row, spend.c["class"], spend.c.guarantee, spend.c.admitted.label("in_class"))
+            .join(spend, spend.c.reservation == row.c.seq)
+            .order_by(row.c.seq, spend.c["class"])
+        )
+        with self._store.read() as connection:
+            found = connection.execute(query).mappings().all()
+        names = ("id", "release", "data_set", "state", "created", "release_hash", "class", "in_class", "guarantee")
+        return [{name: item[name] for name in names} for item in found]
+
+    def export_balances(self) -> dict[str, Any]:
+        """Return pseudonym and used share of everybody (internal), as two columns."""
+        with self._store.read() as connection:
+            tokens = _tokens.everything(connection)
+            used = self._used(connection, np.arange(len(tokens)), len(tokens))
+        raw = tokens.astype(">u8").tobytes().hex()
+        return {"pseudonym": [raw[i : i + 32] for i in range(0, len(raw), 32)], "used": used}
+
+    def _used(self, connection: sa.Connection, numbers: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.float64]:
+        out = np.zeros(len(numbers))
+        known = np.flatnonzero(numbers >= 0)
+        chunk_of = numbers[known] // _chunks.CHUNK
+        for chunk in np.unique(chunk_of).tolist():
+            inside = known[chunk_of == chunk]
+            size = max(1, min(_chunks.CHUNK, total - chunk * _chunks.CHUNK))
+            counters = _chunks.read_balance(connection, chunk, size, self.rule.width)
+            out[inside] = self.rule.used(counters.T[numbers[inside] % _chunks.CHUNK])
+        return out
+
+    def _history(
+        self, connection: sa.Connection, contributor: str, numbers: npt.NDArray[np.int64] | None = None
+    ) -> tuple[Spend, ...]:
+        if numbers is None:
+            numbers = _tokens.lookup(connection, self._keys.tokens([contributor]))
+        number = int(numbers[0])
+        if number < 0:
+            return ()
+        chunk, at = divmod(number, _chunks.CHUNK)
+        classes = {
+            seq: int(codes[at])
+            for seq, codes in _chunks.read_codes(connection, chunk).items()
+            if at < len(codes) and codes[at]
+        }
+        if not classes:
+            return ()
+        rows: dict[int, sa.Row[Any]] = {}
+        prices: dict[int, str] = {}
+        table, spend = schema.reservation, schema.spend
+        wanted = sorted((seq, code - 1) for seq, code in classes.items())
+        for start in range(0, len(wanted), 300):
+            part = wanted[start : start + 300]
+            seqs = [seq for seq, _ in part]
+            rows |= {r.seq: r for r in connection.execute(sa.select(table).where(table.c.seq.in_(seqs)))}
+            these = sa.tuple_(spend.c.reservation, spend.c["class"]).in_(part)
+            query = sa.select(spend.c.reservation, spend.c.guarantee).where(these)
+            prices |= {found.reservation: found.guarantee for found in connection.execute(query)}
+        return tuple(
+            Spend(
+                row.release,
+                row.data_set,
+                row.state,
+                row.created,
+                row.id,
+                Guarantee.from_dict(json.loads(prices[seq])),
+            )
+            for seq, row in sorted(rows.items())
+        )
+
+
+def _record(row: sa.Row[Any]) -> Record:
+    return Record(
+        row.id, row.release, row.data_set, row.state, row.created, row.admitted, row.dropped, row.release_hash
+    )
