@@ -18,6 +18,7 @@ from confide.errors import BudgetError, InputError, VerificationError
 from confide.ledger import Ledger
 from confide.release import Release
 from confide.studies import load_study, rehearse_study, run_study
+from confide.studies.run import Price, Quiet
 
 
 def public_parts(release: Release) -> dict[str, object]:
@@ -330,8 +331,6 @@ def test_ledger_and_folder_know_a_release_by_one_name(clinic: Clinic) -> None:
 
 
 def test_price_can_be_declined(clinic: Clinic) -> None:
-    from confide.studies.run import Quiet
-
     class No(Quiet):
         def price(self, price: object) -> bool:
             return False
@@ -374,3 +373,18 @@ def test_environment_is_left_alone(clinic: Clinic) -> None:
     before = dict(os.environ)
     clinic.run()
     assert dict(os.environ) == before
+
+
+def test_the_price_names_what_the_same_data_paid_before(clinic: Clinic) -> None:
+    prices: list[tuple[str, ...]] = []
+
+    class Refusing(Quiet):
+        def price(self, price: Price) -> bool:
+            prices.append(price.lines)
+            return len(prices) < 2
+
+    clinic.run(watcher=Refusing())
+    with pytest.raises(InputError, match="not accepted"):
+        clinic.run(watcher=Refusing())
+    assert not any("earlier release" in line for line in prices[0])
+    assert any("1 earlier release of" in line for line in prices[1])

@@ -28,6 +28,7 @@ from confide.ledger import Ledger
 from confide.planning import Plan
 from confide.release import LedgerReference, Release, Spent
 from confide.report import InternalFigures
+from confide.report.format import plural
 from confide.studies import state as states
 from confide.studies.file import Paid, Study, load_study
 from confide.studies.measure import measure, paid_auroc, train_through
@@ -406,7 +407,25 @@ class _Run:
             lines.append(
                 f"Secure noise (discrete Gaussian, cryptographic generator): about {seconds:.0f} s for it in all."
             )
-        return tuple(lines)
+        return (*lines, *self._earlier())
+
+    def _earlier(self) -> list[str]:
+        """Say what these people's data have paid for before: a second try at the same model is a second price."""
+        lines = []
+        others = [run for run in states.unfinished(self.internal, self.study.name) if run.name != self.state.name]
+        if others:
+            lines.append(
+                f"{plural(len(others), 'unfinished run')} of this study: {', '.join(run.name for run in others)}. Go on "
+                "with the latest by --resume; what it reserved stays counted, and this run is charged on top."
+            )
+        data_set = self._data_set()
+        before = [r for r in self.ledger.reservations() if r.data_set == data_set and r.state != "aborted"]
+        if before:
+            lines.append(
+                f"The ledger counts {plural(len(before), 'earlier release')} of {data_set!r}; this one comes on "
+                "top (`confide ledger history PERSON` shows one person's sum)."
+            )
+        return lines
 
     # -- after the reservation ----------------------------------------------------------------------------------------
 
