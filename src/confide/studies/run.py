@@ -415,8 +415,8 @@ class _Run:
         others = [run for run in states.unfinished(self.internal, self.study.name) if run.name != self.state.name]
         if others:
             lines.append(
-                f"{plural(len(others), 'unfinished run')} of this study: {', '.join(run.name for run in others)}. Go on "
-                "with the latest by --resume; what it reserved stays counted, and this run is charged on top."
+                f"{plural(len(others), 'unfinished run')} of this study: {', '.join(run.name for run in others)}. Go "
+                "on with the latest by --resume; what it reserved stays counted, and this run is charged on top."
             )
         data_set = self._data_set()
         before = [r for r in self.ledger.reservations() if r.data_set == data_set and r.state != "aborted"]
