@@ -17,6 +17,7 @@ from confide.accounting.calibration import (
     solve_rates,
 )
 from confide.accounting.comparisons import Coupled, collusion, coupled_sample, coupled_scale
+from confide.accounting.factorisation import Correlation
 from confide.accounting.filters import GaussianFilter, Odometer, RenyiFilter
 from confide.accounting.guarantee import Guarantee, compose
 from confide.accounting.mechanisms import Gaussian, Laplace, Mechanism, SampledGaussian, mechanism_from_dict
@@ -42,6 +43,7 @@ __all__ = [
     "CappedSampledGaussian",
     "ComplexGaussian",
     "ContributorSampledGaussian",
+    "Correlation",
     "Coupled",
     "DiscreteGaussian",
     "Exponential",

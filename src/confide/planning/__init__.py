@@ -12,6 +12,7 @@ library, and nothing here sees data: only declared, paid or (stamped) previewed 
 
 from confide.planning.comparison import Comparison, Estimand, Row
 from confide.planning.histogram import STAMP, EntryCounts
+from confide.planning.options import QuantileClipping
 from confide.planning.planner import plan
 from confide.planning.plans import Plan, PlanClass
 from confide.planning.policy import STRATEGIES, Assignment, Policy, resolve_strategy
@@ -31,6 +32,7 @@ __all__ = [
     "Plan",
     "PlanClass",
     "Policy",
+    "QuantileClipping",
     "Row",
     "compare",
     "plan",

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from confide.accounting import Correlation
+from confide.accounting.gaussian import mu_for
 from confide.errors import InputError
 from confide.planning.histogram import EntryCounts, tidy
+from confide.planning.options import QuantileClipping
 from confide.planning.plans import Plan, PlanClass
-from confide.planning.policy import Assignment, Costs, positive, resolve_strategy
+from confide.planning.policy import Assignment, Costs, Policy, positive, resolve_strategy, whole_number
 from confide.planning.setting import Budgets, Setting, settle
 
 __all__ = ["plan"]
@@ -49,6 +54,8 @@ def plan(
     max_contributors: int | None = None,
     denominator: float | None = None,
     relation: str | None = None,
+    clipping: QuantileClipping | None = None,
+    correlation: str | Correlation | None = None,
 ) -> Plan:
     """Fix a plan before any data is touched.
 
@@ -82,6 +89,11 @@ def plan(
         histogram `max_contributors` x the rate of a contributor with one entry.
     relation : str, optional
         Default ``"zero-out"`` for a public histogram (and a preview), else ``"add/remove"``.
+    clipping : QuantileClipping, optional
+        Let the clipping norm follow a quantile of the norms, paid for out of the same noise multiplier.
+    correlation : str or Correlation, optional
+        ``"banded(b)"`` or ``"blt(b)"``: noise correlated over steps; every contributor then takes part in at most one
+        of any b steps in a row (b groups in turn), and is accounted over ceil(steps / b) steps.
 
     Returns
     -------
@@ -100,11 +112,15 @@ def plan(
     >>> all(0.99 * 4 <= c.epsilon <= 4 for c in p.classes)
     True
     """
+    total = whole_number(steps, "steps")
+    if isinstance(correlation, str):
+        correlation = Correlation.make(correlation, steps=total)
+    rounds = total if correlation is None else correlation.rounds(total)
     setting = settle(
         entry_counts,
         epsilon=epsilon,
         delta=delta,
-        steps=steps,
+        steps=rounds,
         max_entries=max_entries,
         histogram=histogram,
         budgets=budgets,
@@ -114,7 +130,10 @@ def plan(
     clip_norm = positive(clip_norm, "clip_norm")
     costs = Costs(positive(noise_multiplier, "noise_multiplier"), setting.steps, setting.delta)
     policy = setting.policy(resolve_strategy(strategy, median=setting.median), costs)
-    table = policy.assign(setting.entries, setting.budgets)
+    if correlation is None or correlation.amplifies:
+        table = policy.assign(setting.entries, setting.budgets)
+    else:
+        table = _always(policy, setting)
     setting.require_reachable(policy, table)
     if denominator is None:
         denominator = setting.units_per_step(policy, table)
@@ -125,12 +144,13 @@ def plan(
                 expected="max_contributors (the denominator is then max_contributors x the rate of one entry), "
                 "a declared denominator, or a histogram",
             )
+        denominator /= 1 if correlation is None else correlation.separation  # a step meets one group of so many
     open_numbers = setting.histogram in ("public", "paid")
     return Plan(
         strategy=policy.strategy,
         clip_unit=policy.clip_unit,
         noise_multiplier=costs.noise_multiplier,
-        steps=setting.steps,
+        steps=total,
         clip_norm=clip_norm,
         delta=setting.delta,
         max_entries=setting.max_entries,
@@ -141,4 +161,23 @@ def plan(
         classes=classes_of(setting, table, show_numbers=open_numbers),
         rule=None if setting.rule is None else setting.rule.text,
         entry_counts=setting.counts if open_numbers else None,
+        clipping=clipping,
+        correlation=correlation,
     )
+
+
+def _always(policy: Policy, setting: Setting) -> Assignment:
+    """Everybody takes part whenever their group's turn comes; who asks for less is clipped at less."""
+    if policy.strategy == "per-entry":
+        raise InputError(
+            "per-entry budgets rest on secret sampling, which this correlation does not count on",
+            where="strategy",
+            expected='strategy "contributor", or correlation "banded(b)"',
+        )
+    units = policy.accounted(setting.entries)
+    level = np.array([mu_for(float(b), setting.delta) for b in setting.budgets])
+    # a hair below the exact norm: the certified epsilon is read with a margin of its own
+    clips = np.minimum(level * policy.noise_multiplier / (units * np.sqrt(setting.steps)) * (1 - 1e-8), 1.0)
+    rates = np.ones(len(clips))
+    spent = policy.costs.spent(units.tolist(), rates.tolist(), clips.tolist())
+    return Assignment(rates, clips, policy.used(setting.entries), spent)

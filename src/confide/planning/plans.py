@@ -23,9 +23,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from confide.accounting import Guarantee, SampledGaussian
+from confide.accounting import Correlation, Guarantee, SampledGaussian
 from confide.errors import InputError, VerificationError
 from confide.planning.histogram import HISTOGRAMS, STAMP, EntryCounts
+from confide.planning.options import QuantileClipping
 from confide.planning.policy import Costs, Policy, positive, whole_number
 from confide.planning.rules import BudgetRule
 
@@ -36,6 +37,7 @@ __all__ = ["FORMAT", "Plan", "PlanClass"]
 
 FORMAT = 1
 RELATIONS = ("add/remove", "zero-out")
+OPTIONAL = ("clipping", "correlation")
 _SAME = 1e-9
 # a certified epsilon lies up to about 0.1 % above the true one; a check that fails is repeated at this width
 _FINE = 1e-4
@@ -101,6 +103,10 @@ class Plan:
         The declared rule from the own number of entries to the budget.
     entry_counts : EntryCounts or None
         The histogram where it is public or paid for; never that of a preview.
+    clipping : QuantileClipping or None
+        A clipping norm that follows a quantile, starting at `clip_norm`; None: it stays as it is.
+    correlation : Correlation or None
+        Noise correlated over steps, with the participation pattern that its sensitivity rests on; None: independent.
     """
 
     strategy: str
@@ -117,6 +123,8 @@ class Plan:
     classes: tuple[PlanClass, ...]
     rule: str | None = None
     entry_counts: EntryCounts | None = None
+    clipping: QuantileClipping | None = None
+    correlation: Correlation | None = None
 
     def __post_init__(self) -> None:
         for name in ("noise_multiplier", "clip_norm", "delta", "denominator"):
@@ -155,10 +163,20 @@ class Plan:
             self.strategy,
             max_entries=self.max_entries,
             noise_multiplier=self.noise_multiplier,
-            steps=self.steps,
+            steps=self.rounds,
             delta=self.delta,
             reference_budget=max(self.budgets),
         )
+
+    @property
+    def rounds(self) -> int:
+        """Steps in which one contributor can be drawn: all of them, or with correlated noise those of their group."""
+        return self.steps if self.correlation is None else self.correlation.rounds(self.steps)
+
+    @property
+    def gradient_noise(self) -> float:
+        """Noise of the sum over the current clipping norm; above `noise_multiplier` where a count is paid for too."""
+        return self.noise_multiplier if self.clipping is None else self.clipping.gradient_noise(self.noise_multiplier)
 
     @property
     def entry_limit(self) -> int:
@@ -228,7 +246,7 @@ class Plan:
 
     def guarantee(self, c: PlanClass) -> Guarantee:
         """Return what a contributor of class `c` is guaranteed over all steps."""
-        return self.mechanism(c).guarantee(self.steps)
+        return self.mechanism(c).guarantee(self.rounds)
 
     def compare(self, entry_counts: EntryCounts | Mapping[Any, Any] | str | None = None) -> Comparison:
         """Return all strategies side by side under this plan's constants, with this plan's strategy among them.
@@ -250,7 +268,7 @@ class Plan:
             epsilon=max(self.budgets),
             delta=self.delta,
             noise_multiplier=self.noise_multiplier,
-            steps=self.steps,
+            steps=self.rounds,
             max_entries=self.max_entries,
             histogram=kind,
             budgets=self.rule if self.rule is not None else self.budgets,
@@ -266,7 +284,8 @@ class Plan:
             A class states less than it spends, spends more than its budget (`per-entry` states that it does), or uses
             more entries than the strategy allows: the plan was changed by hand, or damaged.
         """
-        costs = Costs(self.noise_multiplier, self.steps, self.delta)
+        costs = Costs(self.noise_multiplier, self.rounds, self.delta)
+        self._check_correlation()
         for c in self.classes:
             used = int(self.policy.used([c.entries])[0])
             possible = 0 <= c.rate <= 1 and 0 < c.clip_norm <= 1 and c.entries <= self.max_entries
@@ -296,6 +315,25 @@ class Plan:
                     remedy="make the plan anew: do not train with this one",
                 )
 
+    def _check_correlation(self) -> None:
+        factor = self.correlation
+        if factor is None:
+            return
+        if not factor.check(self.steps):
+            raise VerificationError(
+                f"the noise's factor lets a contributor change the run by {factor.sensitivity(self.steps):.6g}",
+                where="plan correlation",
+                expected=f"at most the square root of {self.rounds} participations",
+                remedy="make the plan anew: do not train with this one",
+            )
+        if not factor.amplifies and any(c.rate != 1 for c in self.classes):
+            raise VerificationError(
+                f"{factor.kind} noise does not count on secret sampling, but a class has a rate below 1",
+                where="plan classes",
+                expected="rates of 1: everybody takes part whenever it is their group's turn",
+                remedy="make the plan anew: do not train with this one",
+            )
+
     def _spends_at_most(self, c: PlanClass, epsilon: float) -> bool:
         """Tell by a finer calculation: another machine's rounding may move the bound within its own tolerance."""
         return self.guarantee(c).epsilon_interval(self.delta, rtol=_FINE)[1] <= epsilon * (1 + _SAME)
@@ -308,6 +346,13 @@ class Plan:
         values["classes"] = [c.to_dict() for c in self.classes]
         values["entry_counts"] = None if self.entry_counts is None else self.entry_counts.to_list()
         values["stamp"] = self.stamp
+        # Left out where they are not used: plans, and their fingerprints, stay what they were before these existed.
+        for name in OPTIONAL:
+            values.pop(name)
+        if self.clipping is not None:
+            values["clipping"] = self.clipping.to_dict(self.noise_multiplier)
+        if self.correlation is not None:
+            values["correlation"] = self.correlation.to_dict()
         return values
 
     @classmethod
@@ -326,8 +371,8 @@ class Plan:
             )
         names = {f.name for f in fields(cls)}
         given = set(values) - {"format", "stamp"}
-        if given != names:
-            odd = sorted(given ^ names)
+        if given | set(OPTIONAL) != names:
+            odd = sorted((given | set(OPTIONAL)) ^ names)
             raise InputError(
                 f"a plan with unknown or missing keys: {', '.join(odd)}",
                 where="plan",
@@ -336,12 +381,16 @@ class Plan:
         try:
             classes = tuple(_class_from(row) for row in values["classes"])
             counts = values["entry_counts"]
-            arguments = {name: values[name] for name in names}
+            arguments = {name: values[name] for name in names if name in values}
             arguments["budgets"] = tuple(positive(b, "plan budgets") for b in values["budgets"])
             arguments["classes"] = classes
             if counts is not None:
                 table = {(k, b) if b is not None else k: n for k, b, n in counts}
                 arguments["entry_counts"] = EntryCounts.of(table, kind=values["histogram"])
+            if "clipping" in values:
+                arguments["clipping"] = QuantileClipping.from_dict(values["clipping"], values["noise_multiplier"])
+            if "correlation" in values:
+                arguments["correlation"] = Correlation.from_dict(values["correlation"])
         except (TypeError, ValueError, KeyError) as error:
             if isinstance(error, InputError):
                 raise

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from confide._files import sha256_of
+from confide.accounting import Correlation
 from confide.errors import ConfideError, VerificationError
 from confide.release import crosscheck
 from confide.release.build import facts_of
@@ -170,6 +171,7 @@ def _plan(c: Certificate) -> Iterator[Check]:
     relations = {p.mechanism.get("relation", c.relation) for one in c.classes for p in one.parts}
     same = relations == {c.relation}
     yield Check("relation", same, f"{c.relation} throughout" if same else f"classes mix {', '.join(sorted(relations))}")
+    yield from _options(c)
     rows = c.plan.get("classes")
     if not isinstance(rows, Sequence) or "noise_multiplier" not in c.plan:
         return  # a release without a training plan: its mechanisms stand for themselves
@@ -183,15 +185,53 @@ def _plan(c: Certificate) -> Iterator[Check]:
         yield Check("plan", False, f"{missing} of its classes are missing in the certificate")
 
 
+def _options(c: Certificate) -> Iterator[Check]:
+    """Recompute what correlated noise and a paid clipping norm rest on."""
+    if (split := c.plan.get("clipping")) is not None:
+        try:
+            bound = max(split["quantile"], 1 - split["quantile"])
+            share = float(split["gradient_noise"]) ** -2 + (bound / float(split["count_noise"])) ** 2
+            same = share <= (1 + 1e-9) / float(c.plan["noise_multiplier"]) ** 2
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            same = False
+        detail = "sum and count together have the plan's noise" if same else "sum and count have less noise than stated"
+        yield Check("plan, clipping norm", same, detail)
+    if c.plan.get("correlation") is not None:
+        problem = None
+        try:
+            factor = Correlation.from_dict(c.plan["correlation"])
+            steps = int(c.plan["steps"])
+            if not factor.check(steps):
+                problem = f"its factor lets a person change the run by {factor.sensitivity(steps):.6g}"
+            elif not factor.amplifies and any(row.get("rate") != 1 for row in c.plan.get("classes", ())):
+                problem = f"{factor.kind} noise does not count on secret sampling"
+        except (ConfideError, KeyError, TypeError, ValueError) as error:
+            problem = error.what if isinstance(error, ConfideError) else f"cannot be read: {error}"
+        detail = problem or f"a person can change the run by at most sqrt({_rounds(c)}) of one participation"
+        yield Check("plan, correlated noise", problem is None, detail)
+
+
+def _rounds(c: Certificate) -> Any:
+    """Return how often a contributor takes part at most: every step, or with correlated noise their group's."""
+    steps, factor = c.plan.get("steps"), c.plan.get("correlation")
+    if factor is None or not isinstance(steps, int):
+        return steps
+    try:
+        return Correlation.from_dict(factor).rounds(steps)
+    except ConfideError:
+        return steps
+
+
 def _class_differs(c: Certificate, one: ClassGuarantee, row: dict[str, Any]) -> str | None:
     """Compare a class with the plan: its own row, and the mechanism that the plan's constants imply."""
     for key in ("rate", "clip_norm", "entries_used"):
         if row.get(key) != getattr(one, key):
             return f"{key} is {getattr(one, key)}, the plan says {row.get(key)}"
     sampled = [p for p in one.parts if p.mechanism.get("mechanism") == "sampled-gaussian"]
-    trained = [p for p in sampled if p.steps == c.plan.get("steps")]
+    rounds = _rounds(c)
+    trained = [p for p in sampled if p.steps == rounds]
     if not trained:
-        return f"no part has the plan's {c.plan.get('steps')} steps"
+        return f"no part has the plan's {rounds} steps"
     entries = 1 if c.plan.get("clip_unit") == "contributor" else one.entries_used
     wanted = {
         "noise_multiplier": c.plan["noise_multiplier"],
