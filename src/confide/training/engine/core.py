@@ -82,6 +82,15 @@ class ClippingEngine:
         self._routes = Routes(model, self.parameters, self._tape)
         self._sums = ClipAndSum(self.parameters)
 
+    @property
+    def gamma(self) -> float | None:
+        """Constant of automatic clipping, None for the ordinary clip; see `confide.training.engine.sums`."""
+        return self._sums.gamma
+
+    @gamma.setter
+    def gamma(self, value: float | None) -> None:
+        self._sums.gamma = value
+
     # -- what the rehearsal settles --------------------------------------------------------------------------------
 
     def settle(
@@ -277,6 +286,14 @@ class ClippingEngine:
     def take(self) -> ClippedSum:
         """Return the clipped sum since the last `take` and start anew; zeros if nothing was added."""
         return self._sums.take()
+
+    def add_units(self, gradients: list[UnitGradient], finite: Tensor, clips: Tensor) -> None:
+        """Clip and add gradients of whole units that were formed outside; see `ClipAndSum.add`."""
+        self._sums.add(gradients, finite, clips)
+
+    def count(self, losses: Tensor) -> None:
+        """Take note of losses whose gradients come through `add_units`."""
+        self._sums.count(losses)
 
     def discard(self) -> None:
         """Forget what was added since the last `take`: a step that was left in the middle is made anew, not twice."""

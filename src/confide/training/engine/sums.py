@@ -12,6 +12,22 @@ from confide.training.engine.types import ClippedSum
 from confide.training.engine.units import UnitGradient
 
 
+def clip_factors(norms: Tensor, bound: Tensor, gamma: float | None) -> Tensor:
+    """Return what each unit's gradient is multiplied by, float64 [units]; afterwards no norm is above `bound`.
+
+    Parameters
+    ----------
+    norms, bound : float64 tensors, shape (units,)
+    gamma : float or None
+        None: min(1, bound / norm). A number above 0: bound / (norm + gamma), which is automatic clipping (Bu, Wang,
+        Zha, Karypis: Automatic clipping, NeurIPS 2023); the norm is then bound x norm / (norm + gamma) < bound, and a
+        gradient of zero stays zero.
+    """
+    if gamma is not None:
+        return bound / (norms + gamma)
+    return torch.where(norms > bound, bound / norms, torch.ones_like(norms))
+
+
 class ClipAndSum:
     """The running clipped sum of one step.
 
@@ -19,10 +35,16 @@ class ClipAndSum:
     ----------
     parameters : list of tensors
         Trainable parameters, in order.
+
+    Attributes
+    ----------
+    gamma : float or None
+        Of automatic clipping, see `clip_factors`.
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
         self._parameters = parameters
+        self.gamma: float | None = None
         # Four rounding units: twice what rounding the factor and its product with a value can add.
         self.shrink = 4.0 * max(float(torch.finfo(value.dtype).eps) for value in parameters)
         self.discard()
@@ -106,8 +128,7 @@ class ClipAndSum:
 
     def _weights(self, norms: Tensor, finite: Tensor, clip: Tensor) -> Tensor:
         good = finite & torch.isfinite(norms)
-        bound = clip * (1.0 - self.shrink)
-        factors = torch.where(norms > bound, bound / norms, torch.ones_like(norms))
+        factors = clip_factors(norms, clip * (1.0 - self.shrink), self.gamma)
         return torch.where(good, factors, torch.zeros_like(norms))
 
     def _accumulate(self, parts: list[Tensor], norms: Tensor, factors: Tensor) -> None:

@@ -32,6 +32,7 @@ from confide.training.engine.fast.arithmetic import Arithmetic, arithmetic
 from confide.training.engine.fast.blocks import Blocks
 from confide.training.engine.fast.layers import Use, handler_for
 from confide.training.engine.fast.pieces import Kept, Piece
+from confide.training.engine.sums import clip_factors
 from confide.training.engine.tape import Layout, Site
 from confide.training.engine.types import EngineOptions, UnseenUse, check_losses
 
@@ -129,8 +130,7 @@ class FastClippingEngine(ClippingEngine):
         norms = total.sqrt() + (UNDERFLOW * size**0.5 if numbers.accumulate == torch.float32 else 0.0)
         bad = (~torch.isfinite(losses.detach())).to(torch.float64)
         good = (blocks.sums(bad) == 0) & torch.isfinite(norms)
-        bound = clip * (1.0 - numbers.shrink)
-        factors = torch.where(norms > bound, bound / norms, torch.ones_like(norms))
+        factors = clip_factors(norms, clip * (1.0 - numbers.shrink), self.gamma)
         factors = torch.where(good, factors, torch.zeros_like(norms))
         out: list[Tensor | None] = [None] * len(self.parameters)
         for (position, row), piece in pieces.items():
