@@ -9,8 +9,8 @@
 >>> [len(sampler.draw(t)) > 0 for t in range(3)].count(True) <= 2
 True
 
-The group of a contributor is a keyed hash of their id: fixed for the whole run, whoever else is there. All their entries
-share it, so however many entries a step uses, that is one participation of one person.
+The group of a contributor is a keyed hash of their id: fixed for the whole run, whoever else is there. All their
+entries share it, so however many entries a step uses, that is one participation of one person.
 """
 
 from __future__ import annotations
