@@ -76,6 +76,51 @@ def accuracy(
     return _ratio(w @ ((s >= threshold) == y).astype(np.float64), w.sum(axis=-1))
 
 
+def sensitivity(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, *, threshold: float = 0.5
+) -> Floats:
+    """Return the share of positive rows that are predicted positive (true positive rate, recall)."""
+    y, s, w = _checked(labels, scores, weights)
+    return _ratio(w @ (y * (s >= threshold)), w @ y)
+
+
+def positive_rate(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, *, threshold: float = 0.5
+) -> Floats:
+    """Return the share of rows that are predicted positive, whatever they are."""
+    _, s, w = _checked(labels, scores, weights)
+    return _ratio(w @ (s >= threshold).astype(np.float64), w.sum(axis=-1))
+
+
+def mcc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None, *, threshold: float = 0.5) -> Floats:
+    """Return Matthews' correlation of prediction and label; 0 where one of them does not vary (as scikit-learn)."""
+    y, s, w = _checked(labels, scores, weights)
+    hit = (s >= threshold).astype(np.float64)
+    total = w.sum(axis=-1)
+    labelled, predicted, both = w @ y, w @ hit, w @ (y * hit)
+    spread = labelled * (total - labelled) * predicted * (total - predicted)
+    value = _ratio(both * total - labelled * predicted, np.sqrt(np.maximum(spread, 0.0)), empty=0.0)
+    return np.where(total > 0, value, np.nan)
+
+
+def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Return the threshold with the largest sensitivity + specificity - 1; use it on validation contributors only.
+
+    Raises
+    ------
+    InputError
+        If only one class is there.
+    """
+    y, s, _ = _checked(labels, scores, None)
+    if y.size == 0 or y.min() == y.max():
+        raise InputError("a threshold cannot be chosen", expected="rows of both classes")
+    order, first = _tie_groups(-s)
+    ones = np.ones(y.size)
+    true = np.cumsum(_grouped((ones * y)[order], first)) / y.sum()
+    false = np.cumsum(_grouped((ones * (1 - y))[order], first)) / (1 - y).sum()
+    return float(s[order][first][int(np.argmax(true - false))])
+
+
 def brier(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> Floats:
     """Return the mean squared difference between the predicted probability and the label."""
     y, s, w = _checked(labels, scores, weights)
