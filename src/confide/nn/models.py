@@ -7,37 +7,16 @@ torch.Size([2, 10])
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from confide.errors import InputError, nearest
+from confide.errors import InputError
+from confide.nn.parts import make_activation, seeded, zero_linear
 from confide.nn.registry import build, register
 
 __all__ = ["build", "cnn", "logistic", "mlp"]
-
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
-
-
-def _activation(name: str) -> Callable[[], nn.Module]:
-    if name not in _ACTIVATIONS:
-        close = nearest(name, _ACTIVATIONS)
-        raise InputError(
-            f"unknown activation {name!r}",
-            where="model activation",
-            expected=", ".join(_ACTIVATIONS),
-            remedy=f"did you mean {close!r}?" if close else None,
-        )
-    return _ACTIVATIONS[name]
-
-
-def _seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """Initialise under a fixed public seed and leave the caller's random numbers alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
 
 
 @register("logistic")
@@ -50,9 +29,7 @@ def logistic(inputs: tuple[int, ...], outputs: int) -> nn.Module:
         (features,); anything longer is flattened.
     outputs : int
     """
-    layer = nn.Linear(math.prod(inputs), outputs)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    layer = zero_linear(math.prod(inputs), outputs)
     return layer if len(inputs) == 1 else nn.Sequential(nn.Flatten(), layer)
 
 
@@ -76,7 +53,7 @@ def mlp(
     hidden : int or sequence of int
         Widths of the hidden layers.
     activation : str
-        tanh, relu, gelu or silu.
+        tanh, relu, gelu, silu, selu, elu or mish.
     dropout : float
         Probability after each hidden layer.
     seed : int
@@ -92,7 +69,7 @@ def mlp(
         raise InputError(f"hidden is {hidden!r}", where="model hidden", expected="widths of 1 or more, e.g. [32, 16]")
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is {dropout}", where="model dropout", expected="a number in [0, 1)")
-    act = _activation(activation)
+    act = make_activation(activation)
 
     def make() -> nn.Module:
         layers: list[nn.Module] = [] if len(inputs) == 1 else [nn.Flatten()]
@@ -104,7 +81,7 @@ def mlp(
             before = width
         return nn.Sequential(*layers, nn.Linear(before, outputs))
 
-    return _seeded(seed, make)
+    return seeded(seed, make)
 
 
 @register("cnn")
@@ -142,7 +119,7 @@ def cnn(
             where="model widths",
             expected="multiples of groups",
         )
-    act = _activation(activation)
+    act = make_activation(activation)
 
     def make() -> nn.Module:
         layers: list[Any] = []
@@ -153,4 +130,4 @@ def cnn(
             before = width
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, outputs))
 
-    return _seeded(seed, make)
+    return seeded(seed, make)

@@ -36,15 +36,18 @@ def names() -> tuple[str, ...]:
 def build(name: str, inputs: int | tuple[int, ...], outputs: int, **options: Any) -> nn.Module:
     """Make a model by name.
 
-    Initial weights are public: zero for ``logistic``, for the others PyTorch's own rules under a fixed seed
-    (``seed=0`` unless given), so that two parties who name the same model start from the same weights.
+    Initial weights are public: zero for ``logistic``, ``scattering`` and ``hog``, for the others the rules that each
+    one names (else PyTorch's own) under a fixed seed (``seed=0`` unless given), so that two parties who name the same
+    model start from the same weights.
 
     Parameters
     ----------
     name : str
-        ``logistic``, ``mlp`` or ``cnn``.
+        One of `names`: ``logistic``, ``mlp``, ``cnn``, ``smoothnet``, ``resnet9``, ``wideresnet``, ``vit``,
+        ``scattering``, ``hog``, ``complex-cnn`` for images; ``unet``, ``monet`` for masks of images and volumes;
+        ``slices`` for volumes; ``graphsage`` for meshes.
     inputs : int or tuple of int
-        Number of features, or for images (channels, height, width).
+        Number of features; for images (channels, height, width), for volumes (channels, depth, height, width).
     outputs : int
         1 for a yes/no label (one logit), else the number of classes.
     **options

@@ -1,0 +1,58 @@
+"""Pooling of complex images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from confide.nn.parts import choice
+
+__all__ = ["ComplexAvgPool2d", "ComplexMaxPool2d"]
+
+
+class _Pool(nn.Module):
+    def __init__(self, pool: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.pool, self.kind = pool, choice(kind, ("separable", "conjugate"), "model pooling kind")
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Complex (n, c, h, w) to complex (n, c, h', w')."""
+        x, y = self.pool(z.real), self.pool(z.imag)
+        return torch.complex(x, y) if self.kind == "separable" else torch.complex(x - y, x + y)
+
+
+class ComplexAvgPool2d(_Pool):
+    """Mean over windows of both parts; "conjugate" turns it by (1 + i) for a pair with `ConjMish`.
+
+    Parameters
+    ----------
+    size : int
+    kind : "separable" or "conjugate"
+        p(x) + i p(y), or (p(x) - p(y)) + i (p(x) + p(y)).
+    **options
+        As for ``nn.AvgPool2d``.
+
+    References
+    ----------
+    Riess et al., arXiv 2110.03478.
+    """
+
+    def __init__(self, size: int = 2, *, kind: str = "separable", **options: Any) -> None:
+        super().__init__(nn.AvgPool2d(size, **options), kind)
+
+
+class ComplexMaxPool2d(_Pool):
+    """Maximum over windows of each part; `kind` and reference as for `ComplexAvgPool2d`.
+
+    Parameters
+    ----------
+    size : int
+    kind : "separable" or "conjugate"
+    **options
+        As for ``nn.MaxPool2d``.
+    """
+
+    def __init__(self, size: int = 2, *, kind: str = "separable", **options: Any) -> None:
+        super().__init__(nn.MaxPool2d(size, **options), kind)
