@@ -8,13 +8,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from confide.cli.synthesize import run_synthesize
 from confide.errors import BudgetError, InputError
 from confide.ledger import Ledger
 from confide.release import Release, verify
-from confide.synthesis.coding import decode, read_coded
+from confide.studies.synthesis_run import run_synthesis
+from confide.synthesis.coding import read_coded
+from confide.synthesis.decoding import decode
 from confide.synthesis.draft import draft_synthesis
 from confide.synthesis.study import parse_synthesis_study
+
+
+def run_synthesize(path, *, ledger_url, output):
+    outcome = run_synthesis(path, accept=lambda lines: None, ledger_url=ledger_url, output=output)
+    return outcome.release.path, outcome.lines
+
 
 STUDY = """
 name = "clinic"
@@ -114,7 +121,7 @@ def test_codes_come_back_inside_what_was_declared(folder):
 
 def test_a_study_runs_to_a_committed_release(folder):
     url = f"sqlite:///{folder}/l.sqlite"
-    made, lines = run_synthesize(folder / "study.toml", yes=True, ledger_url=url, output=folder / "releases")
+    made, lines = run_synthesize(folder / "study.toml", ledger_url=url, output=folder / "releases")
     certificate = Release.load(made).certificate
     assert certificate.kind == "table" and certificate.worst.epsilon <= 2.0
     assert "epsilon at most 2.00" in lines[0]
@@ -132,13 +139,13 @@ def test_a_study_runs_to_a_committed_release(folder):
     assert json.loads((folder / "internal" / made.name / "figures.json").read_text())["internal"]
     # the lifetime cap is 2.3: the same again does not fit
     with pytest.raises(BudgetError):
-        run_synthesize(folder / "study.toml", yes=True, ledger_url=url, output=folder / "releases")
+        run_synthesize(folder / "study.toml", ledger_url=url, output=folder / "releases")
 
 
 def test_consent_levels_are_charged_and_honoured(folder):
     rewrite(folder, "study.toml", lambda t: t + 'budget = {column = "consent", levels = {basic = 0.5, full = 2.0}}\n')
     url = f"sqlite:///{folder}/l.sqlite"
-    made, _ = run_synthesize(folder / "study.toml", yes=True, ledger_url=url, output=folder / "releases")
+    made, _ = run_synthesize(folder / "study.toml", ledger_url=url, output=folder / "releases")
     certificate = Release.load(made).certificate
     assert sorted(round(c.epsilon, 2) for c in certificate.classes) == [0.5, 2.0]
     with Ledger.open(url) as ledger:
@@ -165,7 +172,7 @@ def test_bad_input_is_refused_before_anything_is_spent(folder, file, change, say
     rewrite(folder, file, change)
     url = f"sqlite:///{folder}/l.sqlite"
     with pytest.raises(InputError, match=says):
-        run_synthesize(folder / "study.toml", yes=True, ledger_url=url, output=folder / "releases")
+        run_synthesize(folder / "study.toml", ledger_url=url, output=folder / "releases")
     with Ledger.open(url) as ledger:
         assert not ledger.reservations()
     assert not (folder / "releases").exists()

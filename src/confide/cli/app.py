@@ -9,7 +9,8 @@ import typer
 
 from confide.cli.ledger import app as ledger_app
 from confide.cli.plan import plan_command
-from confide.cli.synthesize import schema_app, synthesize
+from confide.cli.schema import schema_app
+from confide.cli.synthesize import synthesize
 
 app = typer.Typer(
     name="confide",

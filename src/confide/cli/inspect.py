@@ -97,13 +97,17 @@ def run_report(release: Path, *, output: Path | None) -> None:
 
 
 def _page_of(loaded: Any) -> str:
-    from confide.report import release_report
+    from confide.report import release_report, table_release_report
 
     study = loaded.path / "study.toml"
     # the page cannot name its own hash, so it was made from a certificate without it
     others = {name: digest for name, digest in loaded.certificate.artefacts.items() if name != "report.html"}
     certificate = loaded.certificate.model_copy(update={"artefacts": others})
-    return release_report(certificate, study.read_text(encoding="utf-8") if study.exists() else "")
+    text = study.read_text(encoding="utf-8") if study.exists() else ""
+    marginals = loaded.path / "marginals.json"
+    if certificate.kind == "table" and marginals.exists():
+        return table_release_report(certificate, text, json.loads(marginals.read_text(encoding="utf-8")))
+    return release_report(certificate, text)
 
 
 def run_doctor(*, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from confide.report.internal_page import internal_report
 from confide.report.page import UNPROTECTED
 from confide.report.release_page import attacker_sentence, guarantee_sentence, release_report
 from confide.report.risk_page import RiskCase, risk_cases, risk_report
+from confide.report.table_release import table_release_report
 
 __all__ = [
     "UNPROTECTED",
@@ -46,4 +47,5 @@ __all__ = [
     "risk_cases",
     "risk_report",
     "scientific",
+    "table_release_report",
 ]

@@ -41,7 +41,7 @@ _PLAN_WORDS = {
 }
 
 
-def release_report(certificate: Certificate, study_text: str = "") -> str:
+def release_report(certificate: Certificate, study_text: str = "", *, extra: Sequence[Section] = ()) -> str:
     """Return `report.html` of a release.
 
     Parameters
@@ -50,6 +50,8 @@ def release_report(certificate: Certificate, study_text: str = "") -> str:
         Public facts only; hashes of the artefacts are shown where they are filled in.
     study_text : str
         The study file as run.
+    extra : sequence of Section
+        What a kind of release adds at the top; made of released figures only.
 
     Returns
     -------
@@ -75,6 +77,7 @@ def release_report(certificate: Certificate, study_text: str = "") -> str:
         ]
     )
     sections = [
+        *extra,
         Section("guarantee", "The guarantee by number of entries", _guarantee(c)),
         Section("attacker", "What an attacker could do at best", _attacker(c)),
         Section("plan", "How it was made", _plan(c)),
@@ -103,6 +106,9 @@ def guarantee_sentence(certificate: Certificate) -> str:
     whom = "Every person" if c.unit == "contributor" else "Every single entry"
     used = max(one.entries_used for one in c.classes)
     whole = f" with all their entries (at most {used:,} of them used)" if c.unit == "contributor" else ""
+    if c.kind == "table":
+        # a table is measured on all visits of a patient, bounded by clipping, not by leaving visits out
+        whom, whole = "Every patient", " with all visits, however many they are"
     range_ = ""
     if epsilon(c.best.epsilon) != epsilon(worst.epsilon):
         range_ = (

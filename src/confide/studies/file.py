@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from confide.data import ColumnSpec, SourceSpec, without_password
+from confide.data import ColumnSpec, SourceSpec
 from confide.errors import InputError, nearest
+from confide.ledger.section import LedgerSection
 
 
 class _Section(BaseModel):
@@ -127,19 +128,6 @@ class EvaluationSection(_Section):
                 close = nearest(name, known)
                 raise ValueError(f"unknown baseline {name!r}" + (f"; did you mean {close!r}?" if close else ""))
         return value
-
-
-class LedgerSection(_Section):
-    """``[ledger]``: where the spend is remembered."""
-
-    url: str | None = None
-    key_file: str | None = None
-    exhausted: Literal["drop", "refuse"] = "drop"
-
-    @field_validator("url")
-    @classmethod
-    def _no_password(cls, value: str | None) -> str | None:
-        return without_password(value)
 
 
 class OutputSection(_Section):

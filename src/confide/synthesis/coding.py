@@ -1,4 +1,4 @@
-"""From declared tables to codes and back.
+"""From declared tables to codes.
 
 Everything outside the declaration is refused with the row it stands in, or clipped where the declaration says so;
 nothing is dropped. A patient without visits stays a patient.
@@ -6,7 +6,8 @@ nothing is dropped. A patient without visits stays a patient.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +15,64 @@ import numpy.typing as npt
 import polars as pl
 
 from confide.data import Schema, SourceSpec, contributor_ids, read_source
-from confide.data.convert import Origin
+from confide.data.convert import Counts, Origin
 from confide.data.table import encode
 from confide.errors import InputError, nearest
-from confide.synthesis.domain import Floats, Ints, Panel
-from confide.synthesis.study import PatientsSection, SynthesisColumn, SynthesisStudy, VisitsSection
+from confide.synthesis.columns import SynthesisColumn
+from confide.synthesis.domain import Ints, Panel
+from confide.synthesis.preparing import check_grid, one_row_each, rolled_up, time_since
+from confide.synthesis.sections import EventsSection, PatientsSection, VisitsSection
+from confide.synthesis.study import SynthesisStudy
+
+Names = npt.NDArray[np.str_]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Coded:
-    """Private: the coded panel, whose it is, and each patient's consent level.
+    """Private: the coded panels, whose they are, and each patient's consent level.
 
     Attributes
     ----------
     panel : Panel
+        Patients and visits.
     ids : str array, shape (patients,)
     levels : str array or None
+    events : mapping of event table to Panel
+        Its static columns are those that the event table is generated from.
+    cells : mapping of table to DataFrame
+        The values behind the codes, rows in the order of the codes.
+    clipped : mapping of "table.column" to int
+        Values moved to a bound because the declaration says so (internal).
     """
 
     panel: Panel
-    ids: npt.NDArray[np.str_]
-    levels: npt.NDArray[np.str_] | None
+    ids: Names
+    levels: Names | None
+    events: Mapping[str, Panel] = field(default_factory=dict)
+    cells: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    clipped: Mapping[str, int] = field(default_factory=dict)
 
-    def subset(self, keep: npt.NDArray[np.bool_]) -> Coded:
-        """Keep some patients with all their visits."""
-        return Coded(self.panel.keep(keep), self.ids[keep], None if self.levels is None else self.levels[keep])
+    def subset(self, keep: Bools) -> Coded:
+        """Keep some patients with all their rows."""
+        rows = {"patients": keep, "visits": keep[self.panel.of_visit]}
+        rows |= {name: keep[panel.of_visit] for name, panel in self.events.items()}
+        return Coded(
+            self.panel.keep(keep),
+            self.ids[keep],
+            None if self.levels is None else self.levels[keep],
+            {name: panel.keep(keep) for name, panel in self.events.items()},
+            {name: frame.filter(pl.Series(rows[name])) for name, frame in self.cells.items()},
+            self.clipped,
+        )
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class _Read:
+    frame: pl.DataFrame
+    cells: pl.DataFrame
+    origin: Origin
+    ids: Names
 
 
 def read_coded(study: SynthesisStudy, *, base: Path) -> Coded:
@@ -47,40 +81,57 @@ def read_coded(study: SynthesisStudy, *, base: Path) -> Coded:
     Raises
     ------
     InputError
-        A missing or unknown column, a value outside its declaration, a missing or repeated patient, a visit of somebody
-        who is not in the patient table, two visits with one entry key, a declared bound on visits that does not hold.
+        A missing or undeclared column, a value outside its declaration, a missing or repeated patient, a visit of
+        somebody who is not in the patient table, two visits with one key.
     """
-    frame, cells, origin = _read(study.patients, base)
-    ids = _ids(frame, study.patients, origin)
-    order = np.argsort(ids, kind="stable")
+    clipped: dict[str, int] = {}
+    people = _read(study, study.patients, "patients", base, clipped)
+    ids, order = people.ids, np.argsort(people.ids, kind="stable")
     twice = np.flatnonzero(ids[order][1:] == ids[order][:-1])
     if len(twice):
         raise InputError(
             "a patient stands twice in the patient table",
-            where=origin.at(study.patients.contributor, np.sort(order[twice[0] : twice[0] + 2])),
+            where=people.origin.at(study.patients.contributor, np.sort(order[twice[0] : twice[0] + 2])),
             expected="one row a patient",
-            remedy="join the rows at the source, or declare what changes as a visit column",
+            remedy="join the rows at the source, declare repeated = true where all rows of a patient agree, or declare "
+            "what changes as a visit column",
         )
-    static = _codes(cells, study.features(study.patients))
+    static = codes_of(people.cells, study.features(study.patients))
     levels = None
     if study.privacy.budget != "equal":
-        levels = cells[study.privacy.budget.column].cast(pl.String).fill_null("").to_numpy().astype(np.str_)[order]
+        levels = people.cells[study.privacy.budget.column].cast(pl.String).fill_null("").to_numpy().astype(np.str_)
+        levels = levels[order]
         unknown = sorted(set(levels.tolist()) - set(study.privacy.budget.levels))
         if unknown:
             raise InputError(
                 f"the budget column holds {unknown[0]!r}",
-                where=origin.at(study.privacy.budget.column),
+                where=people.origin.at(study.privacy.budget.column),
                 expected="one of " + ", ".join(study.privacy.budget.levels),
                 remedy="declare the level with its epsilon, or leave these patients out at the source",
             )
+    raw = people.frame[order]
     ids, static = ids[order], static[order]
+    cells = {"patients": people.cells[order]}
     visit, counts = np.zeros((0, 0), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
     if study.visits is not None:
-        visit, counts = _visits(study, study.visits, ids, base)
-    return Coded(Panel(study.domain(), static, visit, counts), ids, levels)
+        visit, counts, cells["visits"] = _rows(study, study.visits, "visits", ids, raw, base, clipped)
+    events: dict[str, Panel] = {}
+    names = list(study.features(study.patients))
+    for name, section in study.events.items():
+        rows, numbers, cells[name] = _rows(study, section, name, ids, raw, base, clipped)
+        given = [names.index(column) for column in study.given(name)]
+        events[name] = Panel(study.event_domain(name), static[:, given], rows, numbers)
+    return Coded(Panel(study.domain(), static, visit, counts), ids, levels, events, cells, clipped)
 
 
-def _read(section: PatientsSection | VisitsSection, base: Path) -> tuple[pl.DataFrame, pl.DataFrame, Origin]:
+def _read(
+    study: SynthesisStudy,
+    section: PatientsSection | VisitsSection,
+    table: str,
+    base: Path,
+    clipped: dict[str, int],
+    index: tuple[Names, pl.DataFrame] | None = None,
+) -> _Read:
     spec = SourceSpec.model_validate(section.model_dump(include=set(SourceSpec.model_fields)))
     frame, origin = read_source(spec, base=base)
     if section.contributor not in frame.columns:
@@ -91,19 +142,59 @@ def _read(section: PatientsSection | VisitsSection, base: Path) -> tuple[pl.Data
             expected="the column of patient ids",
             remedy=f"did you mean {close!r}?" if close else "correct `contributor`",
         )
-    cells, _, _, _ = encode(frame, Schema.model_construct(columns=dict(section.columns)), origin)
-    return frame, cells, origin
-
-
-def _ids(frame: pl.DataFrame, section: PatientsSection | VisitsSection, origin: Origin) -> npt.NDArray[np.str_]:
+    _refuse_undeclared(frame, section, table, origin)
     # the same reading as for training: a person who is "7" in one place and "7.0" in another would have two balances
-    return np.array(contributor_ids(frame, section.contributor, origin, "patient id"), dtype=np.str_)
+    ids = np.array(contributor_ids(frame, section.contributor, origin, "patient id"), dtype=np.str_)
+    used = {name: column for name, column in section.columns.items() if column.role != "ignore"}
+    if isinstance(section, PatientsSection) and section.repeated:
+        keep = one_row_each(frame, ids, [name for name in section.columns if name in frame.columns], origin)
+        frame, ids = frame[keep], ids[keep]
+    frame = rolled_up(frame, used, origin, base)
+    if index is not None:
+        frame = time_since(frame, used, ids, index, origin)
+    cells, _, _, counts = encode(frame, Schema.model_construct(columns=dict(section.columns)), origin)
+    _count(counts, table, clipped)
+    check_grid(cells, used, origin)
+    return _Read(frame, cells, origin, ids)
 
 
-def _visits(study: SynthesisStudy, section: VisitsSection, ids: npt.NDArray[np.str_], base: Path) -> tuple[Ints, Ints]:
-    frame, cells, origin = _read(section, base)
-    whose = _ids(frame, section, origin)
-    at = np.searchsorted(ids, whose)
+def _refuse_undeclared(
+    frame: pl.DataFrame, section: PatientsSection | VisitsSection, table: str, origin: Origin
+) -> None:
+    # the facts of patients may stand beside their visits, and visits beside patients: one file for both is usual
+    known = {section.contributor, section.entry, *section.columns}
+    extra = [name for name in frame.columns if name not in known]
+    if extra and section.undeclared == "refuse":
+        missing = [name for name, column in section.columns.items() if name not in frame.columns]
+        close = nearest(extra[0], missing)
+        part = f"events.{table}" if table not in ("patients", "visits") else table
+        raise InputError(
+            f"column {extra[0]!r} is in the table and not in the schema"
+            + (f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""),
+            where=origin.at(),
+            expected=f"every column declared under [{part}.columns]",
+            remedy=(f"is it the declared {close!r}? Otherwise " if close else "")
+            + f'declare it (role = "ignore" leaves it out), or set undeclared = "ignore" in [{part}]',
+        )
+
+
+def _count(counts: Counts, table: str, clipped: dict[str, int]) -> None:
+    for name, number in counts.clipped.items():
+        clipped[f"{table}.{name}"] = number
+
+
+def _rows(
+    study: SynthesisStudy,
+    section: VisitsSection | EventsSection,
+    table: str,
+    ids: Names,
+    patients: pl.DataFrame,
+    base: Path,
+    clipped: dict[str, int],
+) -> tuple[Ints, Ints, pl.DataFrame]:
+    read = _read(study, section, table, base, clipped, (ids, patients))
+    whose, origin, cells = read.ids, read.origin, read.cells
+    at = np.searchsorted(ids, whose).astype(np.int64)
     strange = np.flatnonzero((at >= len(ids)) | (ids[np.minimum(at, len(ids) - 1)] != whose))
     if len(strange):
         raise InputError(
@@ -114,7 +205,7 @@ def _visits(study: SynthesisStudy, section: VisitsSection, ids: npt.NDArray[np.s
         )
     time = cells[section.time].cast(pl.Float64 if section.columns[section.time].type != "date" else pl.Int32).to_numpy()
     if section.entry is not None:
-        keys = frame[section.entry].cast(pl.String).fill_null("").to_numpy().astype(np.str_)
+        keys = read.frame[section.entry].cast(pl.String).fill_null("").to_numpy().astype(np.str_)
         by_key = np.lexsort((keys, at))
         same = np.flatnonzero((at[by_key][1:] == at[by_key][:-1]) & (keys[by_key][1:] == keys[by_key][:-1]))
         if len(same):
@@ -131,10 +222,11 @@ def _visits(study: SynthesisStudy, section: VisitsSection, ids: npt.NDArray[np.s
             where=origin.at(),
             remedy="set min_visits = 0",
         )
-    return _codes(cells, study.features(section))[order], counts
+    return codes_of(cells, study.features(section))[order], counts, cells[order]
 
 
-def _codes(cells: pl.DataFrame, columns: dict[str, SynthesisColumn]) -> Ints:
+def codes_of(cells: pl.DataFrame, columns: Mapping[str, SynthesisColumn]) -> Ints:
+    """Return the codes of declared columns, shape (rows, columns)."""
     coded = []
     for name, column in columns.items():
         series = cells[name]
@@ -146,48 +238,8 @@ def _codes(cells: pl.DataFrame, columns: dict[str, SynthesisColumn]) -> Ints:
             values = series.cast(pl.Int32) if column.type == "date" else series
             numbers = values.cast(pl.Float64).fill_null(0.0).to_numpy()
             edges = column.edges()
-            codes = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
+            # a value of the grid may lie a rounding error under its edge
+            slack = 1e-9 * column.grid if column.grid is not None else 0.0
+            codes = np.clip(np.searchsorted(edges, numbers + slack, side="right") - 1, 0, len(edges) - 2)
         coded.append(np.where(gap, column.coded(name).cells - 1, codes))
     return np.column_stack(coded).astype(np.int64) if coded else np.zeros((cells.height, 0), dtype=np.int64)
-
-
-def decode(study: SynthesisStudy, panel: Panel, rng: np.random.Generator) -> dict[str, pl.DataFrame]:
-    """Turn a synthetic panel into tables with declared categories and numbers drawn evenly within their bins.
-
-    Returns
-    -------
-    dict
-        ``"patients"`` and, if declared, ``"visits"``, linked by ``patient`` (a running number).
-    """
-    patients = {"patient": pl.Series(np.arange(1, panel.patients + 1))}
-    for position, (name, column) in enumerate(study.features(study.patients).items()):
-        patients[name] = _values(panel.static[:, position], column, rng, None)
-    tables = {"patients": pl.DataFrame(patients)}
-    if study.visits is not None:
-        visits = {"patient": pl.Series(panel.of_visit + 1)}
-        for position, (name, column) in enumerate(study.features(study.visits).items()):
-            owner = panel.of_visit if name == study.visits.time else None
-            visits[name] = _values(panel.visit[:, position], column, rng, owner)
-        tables["visits"] = pl.DataFrame(visits)
-    return tables
-
-
-def _values(codes: Ints, column: SynthesisColumn, rng: np.random.Generator, owner: Ints | None) -> pl.Series:
-    gap = codes == column.coded("x").cells - 1 if column.missing == "indicator" else np.zeros(len(codes), dtype=bool)
-    if column.type in ("categorical", "ordinal"):
-        words = [*column.categories] if column.categories else []
-        return pl.Series([None if g else words[c] for g, c in zip(gap, codes, strict=True)])
-    edges = column.edges()
-    low, high = edges[np.where(gap, 0, codes)], edges[np.where(gap, 0, codes) + 1]
-    drawn: Floats = low + rng.random(len(codes)) * (high - low)
-    if column.type in ("integer", "date"):
-        drawn = np.clip(np.floor(drawn), np.ceil(low), column.low_high[1])
-    if owner is not None:
-        drawn = drawn[np.lexsort((drawn, owner))]
-    if column.type == "real":
-        digits = max(0, 3 - int(np.floor(np.log10(max(edges[-1] - edges[0], 1e-300)))))
-        # rounded down, so that a value never leaves its bin
-        short = np.maximum(np.floor(drawn * 10**digits) / 10**digits, low if owner is None else edges[0])
-        return pl.Series(short).set(pl.Series(gap), None)
-    whole = pl.Series(drawn.astype(np.int64)).set(pl.Series(gap), None)
-    return whole.cast(pl.Int32).cast(pl.Date) if column.type == "date" else whole

@@ -122,6 +122,8 @@ class Meter:
     smallest : float
         Smallest declared share of a patient's part (individual budgets), public: rounding does not shrink with the
         part, so its margin is counted against the smallest one.
+    part : float
+        Part of the squared Gaussian budget that this meter may spend; other meters hold the rest (event tables).
     record : bool
         Keep exact answers (for tests and internal figures only; the record never leaves).
     replay : sequence, optional
@@ -140,13 +142,16 @@ class Meter:
         delta: float,
         noise: NoiseSource | None = None,
         smallest: float = 1.0,
+        part: float = 1.0,
         record: bool = False,
         replay: list[Any] | None = None,
         journal: Journal | None = None,
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
         self.epsilon, self.delta = float(epsilon), float(delta)
-        self.mu = gaussian_mu(epsilon, delta)
+        if not 0 < part <= 1:
+            raise InputError(f"a meter was given {part} of the budget", expected="a part above 0 and at most 1")
+        self.mu = gaussian_mu(epsilon, delta) * math.sqrt(part)
         self.noise = noise if noise is not None else OSNoise()
         self._smallest = min(1.0, float(smallest))
         self._record, self._replay = record, list(replay) if replay is not None else None

@@ -22,145 +22,34 @@ a bin, the largest number of visits) has to be declared from public knowledge: n
 from __future__ import annotations
 
 import tomllib
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from confide.data import ColumnSpec, SourceSpec, without_password
 from confide.data.spec import explain
-from confide.errors import InputError, nearest
+from confide.errors import InputError, UnreachableError, nearest
+from confide.ledger.section import LedgerSection
 from confide.synthesis.base import RowRule, Synthesizer
-from confide.synthesis.contributions import Var
-from confide.synthesis.domain import Column, Domain, Floats
-from confide.synthesis.patient_unit import PatientUnit
-from confide.synthesis.trees import FlatTree
+from confide.synthesis.columns import SynthesisColumn
+from confide.synthesis.declared_rules import Columns, Rule, row_rule
+from confide.synthesis.domain import Domain
+from confide.synthesis.methods import METHODS, WITHOUT_RULES
+from confide.synthesis.sections import EvaluationSection, EventsSection, PatientsSection, VisitsSection
+from confide.synthesis.useful import smallest_useful_epsilon
 
-DEFAULT_BINS = 10
-LARGEST_INTEGER_RANGE = 40
+__all__ = [
+    "EvaluationSection",
+    "EventsSection",
+    "PatientsSection",
+    "SynthesisColumn",
+    "SynthesisStudy",
+    "VisitsSection",
+    "parse_synthesis_study",
+]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class SynthesisColumn(ColumnSpec):
-    """A declared column with its bins.
-
-    Attributes
-    ----------
-    bins : int or tuple of numbers, optional
-        For real, integer and date columns: a number of equally wide bins between the bounds, or the inner edges. By
-        default every value of a short integer range, else 10 bins.
-    """
-
-    bins: int | tuple[Any, ...] | None = None
-
-    @model_validator(mode="after")
-    def _bins_fit(self) -> SynthesisColumn:
-        if self.role == "label":
-            raise ValueError(
-                "a synthesis has no label; declare the column like any other and name it in [method] target"
-            )
-        if self.role == "feature":
-            if self.type in ("categorical", "ordinal"):
-                if self.bins is not None:
-                    raise ValueError("bins are for real, integer and date columns")
-            else:
-                edges = self.edges()
-                if not (np.diff(edges) > 0).all():
-                    raise ValueError("bins must be inner edges that grow and lie inside the bounds")
-        return self
-
-    def edges(self) -> Floats:
-        """Return all bin edges of a number or date column, bounds included."""
-        low, high = self.low_high
-        bins = self.bins
-        if bins is None:
-            # one cell for each whole number; the upper bound is inside the last bin
-            if self.type == "integer" and high - low <= LARGEST_INTEGER_RANGE:
-                return np.arange(low, high + 2, dtype=np.float64)
-            bins = DEFAULT_BINS
-        top = high + 1 if self.type in ("integer", "date") else high
-        if isinstance(bins, int):
-            if bins < 1:
-                raise ValueError("bins is a number of bins, at least 1, or a list of inner edges")
-            if self.scale == "log":
-                return np.asarray(np.geomspace(low, top, bins + 1), dtype=np.float64)
-            return np.linspace(low, top, bins + 1)
-        return np.array([low, *(self.number(edge) for edge in bins), top], dtype=np.float64)
-
-    def coded(self, name: str) -> Column:
-        """Return the coded column: one cell a category or bin, one more for a missing value."""
-        missing = self.missing == "indicator"
-        if self.type in ("categorical", "ordinal"):
-            return Column(name, len(self.categories or ()) + missing, self.type == "ordinal", missing)
-        return Column(name, len(self.edges()) - 1 + missing, True, missing)
-
-
-class PatientsSection(SourceSpec):
-    """``[patients]``: one row a patient."""
-
-    columns: dict[str, SynthesisColumn] = Field(min_length=1)
-
-
-class VisitsSection(SourceSpec):
-    """``[visits]``: several rows a patient, in the order of `time`.
-
-    Attributes
-    ----------
-    time : str
-        Declared column that orders a patient's visits (a number or a date).
-    max_visits : int
-        Public upper bound on the visits of one synthetic patient.
-    min_visits : int
-        0 or 1: whether it is public that every patient has a visit.
-    """
-
-    columns: dict[str, SynthesisColumn] = Field(min_length=1)
-    time: str
-    max_visits: int = Field(ge=1, le=10_000)
-    min_visits: Literal[0, 1] = 0
-
-    @model_validator(mode="after")
-    def _time_is_declared(self) -> VisitsSection:
-        column = self.columns.get(self.time)
-        if column is None:
-            raise ValueError(f"time names {self.time!r}, which is not among [visits.columns]")
-        if column.type not in ("real", "integer", "date") or column.missing == "indicator":
-            raise ValueError(f"the time column {self.time!r} must be a number or a date that is never missing")
-        return self
-
-
-class Condition(_Section):
-    """``when = {column = "stage", is = [0]}``."""
-
-    column: str
-    values: tuple[Any, ...] = Field(alias="is")
-
-
-class Rule(_Section):
-    """``[[rules]]``: what can never be.
-
-    Attributes
-    ----------
-    column : str
-    never : "decreases" or "increases", optional
-        From one visit to the next (for ordinal and number columns; by bin).
-    not_ : tuple, optional (``not`` in the file)
-        Categories that cannot stand where `when` holds.
-    """
-
-    column: str
-    never: Literal["decreases", "increases"] | None = None
-    not_: tuple[Any, ...] | None = Field(default=None, alias="not")
-    when: Condition | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Rule:
-        if (self.never is None) == (self.not_ is None) or (self.not_ is None) != (self.when is None):
-            raise ValueError('a rule is either never = "decreases" | "increases", or not = [...] with when = {...}')
-        return self
 
 
 class Levels(_Section):
@@ -183,35 +72,51 @@ class SynthesisPrivacy(_Section):
 class MethodSection(_Section):
     """``[method]``: how."""
 
-    name: Literal["patient-unit", "independence", "mst"] = "patient-unit"
+    name: str = "patient-unit"
     estimand: Literal["visit", "patient"] = "visit"
     target: str | None = None
     cap: float = Field(default=1.0, ge=1)
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in METHODS:
+            close = nearest(value, METHODS)
+            raise ValueError(
+                f"there is no method {value!r}; known are {', '.join(METHODS)}"
+                + (f"; did you mean {close!r}?" if close else "")
+            )
+        return value
+
+
+class PaidSchema(_Section):
+    """What ``confide schema estimate`` wrote: values of this file that were learnt privately, and charged."""
+
+    epsilon: float = Field(gt=0)
+    delta: float = Field(ge=0, lt=1)
+    receipt: str
+    values: tuple[str, ...]
+
 
 class SynthesisPublic(_Section):
-    """``[public]``: declared knowledge."""
+    """``[public]``: declared knowledge.
+
+    Attributes
+    ----------
+    max_contributors : int, optional
+        Public upper bound on the number of patients; delta defaults to 0.1 / this.
+    paid_schema : optional
+        Values of this file that are not public knowledge but were re-estimated privately and charged to the ledger.
+    """
 
     max_contributors: int | None = Field(default=None, ge=1)
+    paid_schema: PaidSchema | None = None
 
 
 class SampleSection(_Section):
     """``[sample]``: how much to draw; more costs nothing."""
 
     patients: int | None = Field(default=None, ge=1)
-
-
-class SynthesisLedger(_Section):
-    """``[ledger]``: where the spend is remembered."""
-
-    url: str | None = None
-    key_file: str | None = None
-    exhausted: Literal["drop", "refuse"] = "drop"
-
-    @field_validator("url")
-    @classmethod
-    def _no_password(cls, value: str | None) -> str | None:
-        return without_password(value)
 
 
 class SynthesisOutput(_Section):
@@ -228,12 +133,14 @@ class SynthesisStudy(_Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     patients: PatientsSection
     visits: VisitsSection | None = None
+    events: dict[str, EventsSection] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     privacy: SynthesisPrivacy
     method: MethodSection = MethodSection()
     public: SynthesisPublic = SynthesisPublic()
     sample: SampleSection = SampleSection()
-    ledger: SynthesisLedger = SynthesisLedger()
+    evaluation: EvaluationSection = EvaluationSection()
+    ledger: LedgerSection = LedgerSection()
     output: SynthesisOutput = SynthesisOutput()
 
     @model_validator(mode="after")
@@ -242,17 +149,46 @@ class SynthesisStudy(_Section):
             raise ValueError(
                 "give [privacy] delta, or [public] max_contributors (delta is then 0.1 / max_contributors)"
             )
-        target = self.method.target
-        if target is not None and target not in self._names():
-            close = nearest(target, self._names())
-            raise ValueError(f"target names {target!r}" + (f"; did you mean {close!r}?" if close else ""))
+        self._known("target", self.method.target)
+        self._known("outcome", self.evaluation.outcome)
+        for group in self.evaluation.subgroups:
+            self._known("subgroups", group)
         if self.privacy.budget != "equal" and self.privacy.budget.column not in self.patients.columns:
             raise ValueError('the budget column must be declared under [patients.columns] (role = "attribute")')
-        if self.rules and self.method.name == "mst":
-            raise ValueError('the baseline "mst" cannot keep rules; use the method "patient-unit"')
+        if self.rules and self.method.name in WITHOUT_RULES:
+            raise ValueError(f"the baseline {self.method.name!r} cannot keep rules; use the method 'patient-unit'")
+        if not self.features(self.patients):
+            raise ValueError("[patients.columns] declares no column to synthesise, for example sex")
+        if not set(self.events).isdisjoint({"patients", "visits", "table"}):
+            raise ValueError("an event table cannot be called patients, visits or table")
+        if sum(section.share for section in self.events.values()) > 0.9:
+            raise ValueError("the shares of the event tables leave less than a tenth of the budget for the main tables")
+        for name in ("visits", *self.events):
+            self._check_since(name)
         self.domain()
+        for name in self.events:
+            self.event_domain(name)
         self.row_rules()
+        if (limit := self.evaluation.over_time) is not None:
+            column = self.features(self.patients).get(limit.column)
+            if column is None or column.type not in ("integer", "real", "date"):
+                raise ValueError(f"over_time names {limit.column!r}, which is no number or date of [patients.columns]")
+            column.number(limit.cut)
         return self
+
+    def _known(self, what: str, name: str | None) -> None:
+        if name is not None and name not in self._names():
+            close = nearest(name, self._names())
+            raise ValueError(f"{what} names {name!r}" + (f"; did you mean {close!r}?" if close else ""))
+
+    def _check_since(self, table: str) -> None:
+        section = self.visits if table == "visits" else self.events[table]
+        for name, column in (section.columns if section is not None else {}).items():
+            if column.since not in (None, "first") and column.since not in self.patients.columns:
+                raise ValueError(
+                    f"{name!r} is counted since {column.since!r}, which is not under [patients.columns] "
+                    '(role = "ignore" keeps it out of the synthesis)'
+                )
 
     @property
     def delta(self) -> float:
@@ -261,6 +197,11 @@ class SynthesisStudy(_Section):
             return self.privacy.delta
         assert self.public.max_contributors is not None
         return 0.1 / self.public.max_contributors
+
+    @property
+    def share(self) -> float:
+        """Part of the squared Gaussian budget for patients and visits; the rest goes to the event tables."""
+        return 1.0 - sum(section.share for section in self.events.values())
 
     def features(self, section: PatientsSection | VisitsSection | None) -> dict[str, SynthesisColumn]:
         """Return the columns of a section that are synthesised."""
@@ -271,87 +212,82 @@ class SynthesisStudy(_Section):
     def _names(self) -> list[str]:
         return [*self.features(self.patients), *self.features(self.visits)]
 
+    def given(self, name: str) -> dict[str, SynthesisColumn]:
+        """Return the patient's columns that an event table is generated from."""
+        columns, chosen = self.features(self.patients), self.events[name].given
+        for wanted in chosen or ():
+            if wanted not in columns:
+                close = nearest(wanted, columns)
+                raise ValueError(
+                    f"[events.{name}] given names {wanted!r}" + (f"; did you mean {close!r}?" if close else "")
+                )
+        return {key: column for key, column in columns.items() if chosen is None or key in chosen}
+
     def domain(self) -> Domain:
-        """Return the coded domain."""
-        return Domain(
-            tuple(column.coded(name) for name, column in self.features(self.patients).items()),
-            tuple(column.coded(name) for name, column in self.features(self.visits).items()),
-            max_visits=self.visits.max_visits if self.visits else 1,
-            min_visits=self.visits.min_visits if self.visits else 0,
-            time=self.visits.time if self.visits else None,
-            target=self.method.target,
-        )
+        """Return the coded domain of patients and visits."""
+        return _domain(self.features(self.patients), self.visits, self.features(self.visits), self.method.target)
+
+    def event_domain(self, name: str) -> Domain:
+        """Return the coded domain of an event table with the patient's columns it is generated from."""
+        section = self.events[name]
+        return _domain(self.given(name), section, self.features(section), None)
 
     def synthesizer(self) -> Synthesizer:
         """Return the method that was asked for."""
-        if self.method.name == "mst":
-            return FlatTree(cap=self.method.cap)
-        return PatientUnit(
-            estimand=self.method.estimand, structure="none" if self.method.name == "independence" else "rule"
-        )
+        return METHODS[self.method.name](self.method)
 
-    def row_rules(self) -> tuple[RowRule, ...]:
-        """Return the rules over codes, in the order columns are drawn."""
-        return tuple(self._row_rule(rule) for rule in self.rules)
+    def row_rules(self, table: str = "visits") -> tuple[RowRule, ...]:
+        """Return the rules of patients and visits, or of an event table, over codes."""
+        unknown = [rule.table for rule in self.rules if rule.table not in ("visits", *self.events)]
+        if unknown:
+            raise ValueError(f"a rule names the table {unknown[0]!r}; known are {', '.join(('visits', *self.events))}")
+        columns = self.columns_of(table)
+        return tuple(row_rule(rule, columns) for rule in self.rules if rule.table == table)
 
-    def _var(self, name: str) -> tuple[Var, SynthesisColumn]:
-        for kind, section in (("static", self.patients), ("visit", self.visits)):
-            columns = self.features(section)
-            if name in columns:
-                return Var(kind, list(columns).index(name)), columns[name]
-        close = nearest(name, self._names())
-        raise ValueError(f"a rule names {name!r}, which is no column" + (f"; did you mean {close!r}?" if close else ""))
+    def columns_of(self, table: str) -> Columns:
+        """Return where the columns of a table and of its patients stand."""
+        if table == "visits":
+            return Columns(
+                self.features(self.patients), self.features(self.visits), self.visits.time if self.visits else None
+            )
+        section = self.events[table]
+        return Columns(self.given(table), self.features(section), section.time)
 
-    def _row_rule(self, rule: Rule) -> RowRule:
-        var, column = self._var(rule.column)
-        n = column.coded(rule.column).cells
-        if rule.never is not None:
-            ordered = column.coded(rule.column)
-            if var.kind != "visit" or not ordered.ordinal:
-                raise ValueError(
-                    f"never = {rule.never!r} is for ordinal and number columns of [visits], not {rule.column!r}"
-                )
-            if self.visits is not None and rule.column == self.visits.time:
-                raise ValueError("time never decreases by itself")
-            grow = np.triu(np.ones((n, n), dtype=bool))
-            allowed = grow if rule.never == "decreases" else grow.T.copy()
-            if ordered.missing:  # a gap says nothing about the order
-                allowed[-1, :] = allowed[:, -1] = True
-            return RowRule(Var("lag", var.position), var, allowed, f"{rule.column} never {rule.never}")
-        assert rule.when is not None
-        assert rule.not_ is not None
-        other, other_column = self._var(rule.when.column)
-        mine, theirs = (
-            _cells_of(column, rule.column, rule.not_),
-            _cells_of(other_column, rule.when.column, rule.when.values),
-        )
-        allowed = np.ones((other_column.coded(rule.when.column).cells, n), dtype=bool)
-        allowed[np.ix_(theirs, mine)] = False
-        text = f"{rule.column} is not {list(rule.not_)} when {rule.when.column} is {list(rule.when.values)}"
-        if _drawn_before(other, var, self.domain()):
-            return RowRule(other, var, allowed, text)
-        return RowRule(var, other, allowed.T.copy(), text)
+    def check_useful(self) -> None:
+        """Refuse a budget with which even as many patients as could be there would say nothing.
+
+        Raises
+        ------
+        UnreachableError
+            Names the smallest useful epsilon for this schema.
+        """
+        people = self.public.max_contributors or round(1 / self.delta)
+        epsilon = self.privacy.epsilon
+        least = smallest_useful_epsilon(self.domain(), people, self.delta)
+        if epsilon < least:
+            raise UnreachableError(
+                f"epsilon {epsilon:g} is too small for this schema: even with {people:,} patients (the public upper "
+                "bound) the noise would be larger than what the one-way tables can say",
+                where="[privacy] epsilon",
+                expected=f"at least {least:.2g} for these columns and bins",
+                remedy="raise epsilon, or declare fewer columns and coarser bins; nothing was spent",
+            )
 
 
-def _drawn_before(first: Var, second: Var, domain: Domain) -> bool:
-    if first.kind != second.kind:
-        return first.kind == "static"
-    names = [column.name for column in domain.visit]
-    if first.kind == "visit" and domain.time is not None:
-        time = names.index(domain.time)
-        if first.position == time or second.position == time:
-            return first.position == time
-    return first.position < second.position
-
-
-def _cells_of(column: SynthesisColumn, name: str, values: tuple[Any, ...]) -> list[int]:
-    declared = [str(value) for value in column.categories or ()]
-    if not declared:
-        raise ValueError(f"a rule with values is for categorical and ordinal columns; {name!r} has none")
-    unknown = [value for value in values if str(value) not in declared]
-    if unknown:
-        raise ValueError(f"a rule names {unknown[0]!r}, which is not among the categories of {name!r}")
-    return [declared.index(str(value)) for value in values]
+def _domain(
+    static: dict[str, SynthesisColumn],
+    section: VisitsSection | None,
+    visit: dict[str, SynthesisColumn],
+    target: str | None,
+) -> Domain:
+    return Domain(
+        tuple(column.coded(name) for name, column in static.items()),
+        tuple(column.coded(name) for name, column in visit.items()),
+        max_visits=section.max_visits if section else 1,
+        min_visits=section.min_visits if section else 0,
+        time=section.time if section else None,
+        target=target,
+    )
 
 
 def parse_synthesis_study(text: str, *, where: str = "study.toml") -> SynthesisStudy:
@@ -369,4 +305,21 @@ def parse_synthesis_study(text: str, *, where: str = "study.toml") -> SynthesisS
     try:
         return SynthesisStudy.model_validate(raw)
     except ValidationError as error:
-        raise explain(error, SynthesisStudy, where) from None
+        raise explain(error, _section_at(error), where) from None
+
+
+def _section_at(error: ValidationError) -> type[BaseModel]:
+    """Return the section that an error is about, so that the nearest key is looked for where the wrong one stands."""
+    model: type[BaseModel] = SynthesisStudy
+    for part in error.errors()[0]["loc"][:-1]:
+        found = model.model_fields.get(str(part))
+        inner = _models_in(found.annotation) if found is not None else []
+        if inner:
+            model = inner[0]
+    return model
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -1,0 +1,35 @@
+"""``[ledger]`` of a study file: one declaration for every kind of study, so that all of them find the same ledger."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from confide.data import without_password
+
+
+class LedgerSection(BaseModel):
+    """``[ledger]``: where the spend is remembered.
+
+    Attributes
+    ----------
+    url : str, optional
+        ``sqlite:///FILE``, ``postgresql://...`` without a password, or ``env:VARIABLE``.
+    key_file : str, optional
+        The key of a ledger whose key lies elsewhere.
+    exhausted : "drop" or "refuse"
+        What happens to contributors without balance.
+    """
+
+    # an input may hold a password: it is never repeated in an error
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: str | None = None
+    key_file: str | None = None
+    exhausted: Literal["drop", "refuse"] = "drop"
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        return without_password(value)

@@ -1,0 +1,310 @@
+"""Running a synthesis study: reserve the price, learn the tables through noise, write synthetic ones, commit.
+
+The order is the promise, as for training: everything that can be wrong is found first; then the price is shown and
+accepted; then the ledger charges everybody who takes part; only then is the first noisy answer drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from confide.accounting import Gaussian, Guarantee
+from confide.errors import InputError, RunError
+from confide.evaluation import split_contributors
+from confide.mechanisms import OSNoise, SecureNoise, SeededNoise
+from confide.release import LedgerReference, Release
+from confide.report import guarantee_sentence
+from confide.studies.run import open_ledger, refuse_unconfirmed
+from confide.synthesis import Meter, NoisyModel, Panel
+from confide.synthesis.coding import Bools, Coded, read_coded
+from confide.synthesis.linked import events_for, linked_patients
+from confide.synthesis.meter import gaussian_mu
+from confide.synthesis.study import SynthesisStudy, parse_synthesis_study
+
+
+@dataclass(frozen=True)
+class Level:
+    """One class of patients: those with the same budget."""
+
+    entries: int
+    budget: float
+    entries_used: int
+    rate: float = 1.0
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What a certificate states of a synthesis; fixed before any data is read."""
+
+    delta: float
+    method: dict[str, Any]
+    classes: tuple[Level, ...]
+    guarantees: dict[float, Guarantee]
+    relation: str = "add/remove"
+    histogram: str = "none"
+    looks: tuple[str, ...] = field(default=())
+
+    def guarantee(self, level: Level) -> Guarantee:
+        """Return what a patient of a class pays at most."""
+        return self.guarantees[level.budget]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the certificate."""
+        return {"synthesis": self.method, "delta": self.delta, "histogram": self.histogram, "looks": list(self.looks)}
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class SynthesisOutcome:
+    """Where a finished synthesis left things, and what to tell the user."""
+
+    release: Release
+    lines: tuple[str, ...]
+    paths: dict[str, Path]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedTables:
+    """What was learnt through noise: the model of patients and visits, and one for each event table."""
+
+    main: NoisyModel
+    events: dict[str, NoisyModel]
+
+    def sample(self, patients: int | None, rng: np.random.Generator) -> tuple[Panel, dict[str, Panel]]:
+        """Draw linked synthetic panels."""
+        panel = self.main.sample(patients, rng=rng)
+        linked = {}
+        for name, model in self.events.items():
+            given = [column.name for column in model.domain.static]
+            linked[name] = events_for(linked_patients(panel, given), model, rng)
+        return panel, linked
+
+
+def load_synthesis(path: Path) -> tuple[SynthesisStudy, str]:
+    """Read and check a synthesis study; returns it with its text.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or does not hold.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the study file: {error.strerror}", where=str(path)) from error
+    return parse_synthesis_study(text, where=str(path)), text
+
+
+def run_synthesis(
+    path: Path, *, accept: Callable[[list[str]], None], ledger_url: str | None = None, output: Path | None = None
+) -> SynthesisOutcome:
+    """Run a synthesis study from data to a committed release.
+
+    Parameters
+    ----------
+    path : Path
+        The study file.
+    accept : callable
+        Takes lines about the price; raises to stop before anything is spent.
+    ledger_url, output : optional
+        Instead of what the study says.
+
+    Raises
+    ------
+    InputError
+        The study or the data do not fit; nothing was spent.
+    BudgetError
+        The ledger admits nobody.
+    """
+    from confide.studies.synthesis_write import write_tables
+
+    study, text = load_synthesis(path)
+    refuse_unconfirmed(text, where=str(path))
+    study.check_useful()
+    base = path.parent
+    plan, levels = plan_of(study)
+    everybody = read_coded(study, base=base)  # refuses bad data before anything is spent
+    held_out = set_aside(study, everybody)
+    coded = everybody.subset(~held_out)
+    class_of = np.zeros(len(coded.ids), dtype=np.int64)
+    if coded.levels is not None:
+        class_of = np.array([list(levels).index(level) for level in coded.levels.tolist()], dtype=np.int64)
+    with open_ledger(study, base, ledger_url) as ledger:
+        accept(price_lines(study))
+        reservation = ledger.reserve(
+            release=study.name,
+            contributors=coded.ids.tolist(),
+            class_of=class_of,
+            classes=[plan.guarantee(level) for level in plan.classes],
+            data_set=data_set_of(study),
+            exhausted=study.ledger.exhausted,
+        )
+        ledger.start(reservation.id)
+        admitted = coded.subset(np.asarray(reservation.admitted, dtype=bool))
+        fitted = fit_tables(study, admitted, levels)
+        panel, events = fitted.sample(study.sample.patients, generator_of(study))
+        receipt = LedgerReference(ledger=ledger.id, reservation=reservation.id)
+        folder = write_tables(
+            study,
+            text,
+            plan=plan,
+            fitted=fitted,
+            panel=panel,
+            events=events,
+            real=admitted,
+            held_out=everybody.subset(held_out),
+            receipt=receipt,
+            releases=output if output is not None else base / study.output.dir,
+        )
+        release = Release.load(folder)
+        ledger.commit(reservation.id, release_hash=release.digest)
+    lines = (guarantee_sentence(release.certificate), estimand_line(study))
+    return SynthesisOutcome(release, lines, paths_of(folder))
+
+
+def paths_of(folder: Path) -> dict[str, Path]:
+    """Return what to open of a release."""
+    return {"release": folder, "certificate": folder / "certificate.json", "report": folder / "report.html"}
+
+
+def estimand_line(study: SynthesisStudy) -> str:
+    """Say what the table is right for."""
+    each = "every visit counts the same" if study.method.estimand == "visit" else "every patient counts the same"
+    return f"The table answers questions per {study.method.estimand} ({each})."
+
+
+def price_lines(study: SynthesisStudy) -> list[str]:
+    """Say what the run costs and who takes no part, before anything is spent."""
+    lines = [f"Price: epsilon {study.privacy.epsilon:g} at delta {study.delta:.3g} for each patient with all visits."]
+    if study.evaluation.holdout:
+        lines.append(
+            f"{100 * study.evaluation.holdout:g}% of the patients, by a public coin, take no part and pay nothing: the "
+            "result is measured on them."
+        )
+    if (later := study.evaluation.over_time) is not None:
+        lines.append(f"Patients with {later.column} at or after {later.cut} take no part: prediction over time.")
+    return lines
+
+
+def set_aside(study: SynthesisStudy, coded: Coded) -> Bools:
+    """Mark the patients who take no part: the public coin, and those after the cut of a prediction over time.
+
+    Everybody's side depends on their own id and their own date alone.
+    """
+    return by_coin(study, coded) | after_cut(study, coded)
+
+
+def by_coin(study: SynthesisStudy, coded: Coded) -> Bools:
+    """Mark the patients whom the public coin sets aside."""
+    section = study.evaluation
+    key = hashlib.blake2b((section.split or study.name).encode(), digest_size=32, person=b"confide tables").digest()
+    return split_contributors(coded.ids.tolist(), holdout=section.holdout, key=key)
+
+
+def after_cut(study: SynthesisStudy, coded: Coded) -> Bools:
+    """Mark the patients at or after the cut in time; without such a date a patient counts as early."""
+    later = study.evaluation.over_time
+    if later is None:
+        return np.zeros(len(coded.ids), dtype=bool)
+    series = coded.cells["patients"][later.column]
+    column = study.patients.columns[later.column]
+    numbers = (series.cast(int) if column.type == "date" else series).cast(float)
+    return np.asarray(numbers.fill_null(-np.inf).to_numpy() >= column.number(later.cut), dtype=bool)
+
+
+def plan_of(study: SynthesisStudy) -> tuple[TablePlan, dict[str, float]]:
+    """Return the plan and the budget levels.
+
+    Raises
+    ------
+    InputError
+        A level is above the price of the study.
+    """
+    budget = study.privacy.budget
+    levels = {"all": study.privacy.epsilon} if budget == "equal" else dict(budget.levels)
+    if max(levels.values()) > study.privacy.epsilon:
+        raise InputError(
+            "a budget level is above [privacy] epsilon",
+            where="[privacy] budget",
+            expected=f"levels of at most {study.privacy.epsilon:g}",
+        )
+    entries = study.visits.max_visits if study.visits else 1
+    guarantees = {
+        e: Gaussian(noise_multiplier=1 / gaussian_mu(e, study.delta)).guarantee() for e in set(levels.values())
+    }
+    classes = tuple(Level(entries, e, entries) for e in levels.values())
+    method = study.method.model_dump(exclude_none=True) | {
+        "unit": "one patient with all visits, however many",
+        "noise": "Gaussian, at most this much in total whatever was measured adaptively",
+    }
+    if study.events:
+        method["budget shares"] = {"patients and visits": study.share} | {n: s.share for n, s in study.events.items()}
+    return TablePlan(study.delta, method, classes, guarantees), levels
+
+
+def fit_tables(study: SynthesisStudy, coded: Coded, levels: dict[str, float]) -> FittedTables:
+    """Learn all tables under one budget; each event table has its declared share of it."""
+    scale = None
+    if coded.levels is not None:
+        top = gaussian_mu(max(levels.values()), study.delta)
+        part = {name: gaussian_mu(e, study.delta) / top for name, e in levels.items()}
+        scale = np.minimum(np.array([part[level] for level in coded.levels.tolist()]), 1.0)
+    main = study.synthesizer().fit(
+        coded.panel, _meter(study, levels, study.share, 0), scale=scale, rules=study.row_rules()
+    )
+    events = {}
+    for number, (name, section) in enumerate(study.events.items(), 1):
+        meter = _meter(study, levels, section.share, number)
+        events[name] = study.synthesizer().fit(coded.events[name], meter, scale=scale, rules=study.row_rules(name))
+    return FittedTables(main, events)
+
+
+def _meter(study: SynthesisStudy, levels: dict[str, float], part: float, stream: int) -> Meter:
+    noise: Any = OSNoise() if study.privacy.noise == "os" else SecureNoise()
+    if study.privacy.seed is not None:
+        noise = SeededNoise(study.privacy.seed + stream)
+    top = max(levels.values())
+    smallest = min(gaussian_mu(e, study.delta) for e in levels.values()) / gaussian_mu(top, study.delta)
+    return Meter(epsilon=top, delta=study.delta, noise=noise, smallest=smallest, part=part)
+
+
+def generator_of(study: SynthesisStudy, stream: int = 0) -> np.random.Generator:
+    """Return the generator of draws from released figures; not a source of privacy."""
+    return np.random.default_rng(None if study.privacy.seed is None else [study.privacy.seed, stream])
+
+
+def data_set_of(study: SynthesisStudy) -> str:
+    """Name the tables for the ledger."""
+    sections = [study.patients, study.visits, *study.events.values()]
+    return " + ".join(dict.fromkeys(s.label for s in sections if s is not None))
+
+
+def check_guarantee(plan: TablePlan, fitted: FittedTables) -> None:
+    """Refuse to write a release whose noisy looks add up to more than was reserved.
+
+    Raises
+    ------
+    RunError
+        A method spent more than its meter: an error in the method, never written out as a release.
+    """
+    from confide.accounting import compose
+
+    spent = compose([model.guarantee() for model in (fitted.main, *fitted.events.values())]).epsilon(plan.delta)
+    most = max(plan.guarantee(level).epsilon(plan.delta) for level in plan.classes)
+    if spent > most * (1 + 1e-6) + 1e-9:
+        raise RunError(
+            f"the method spent epsilon {spent:.4f}, more than the {most:.4f} that was reserved",
+            expected="noisy looks within the reserved budget",
+            remedy="report this: nothing was released; the reservation stays counted",
+        )

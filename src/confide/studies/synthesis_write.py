@@ -1,0 +1,214 @@
+"""From noisy models to a release folder: tables, schema, noisy marginals, certificate, report."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from confide.evaluation import tables as score
+from confide.release import AssumedPublic, LedgerReference, certify, write_release
+from confide.report import table_release_report
+from confide.studies.synthesis_run import FittedTables, TablePlan, check_guarantee, generator_of
+from confide.studies.write import not_covered, public_text
+from confide.synthesis import NoisyModel, Panel
+from confide.synthesis.coding import Coded
+from confide.synthesis.columns import SynthesisColumn
+from confide.synthesis.decoding import decode
+from confide.synthesis.study import SynthesisStudy
+
+
+def write_tables(
+    study: SynthesisStudy,
+    text: str,
+    *,
+    plan: TablePlan,
+    fitted: FittedTables,
+    panel: Panel,
+    events: Mapping[str, Panel],
+    real: Coded,
+    held_out: Coded,
+    receipt: LedgerReference,
+    releases: Path,
+) -> Path:
+    """Write the release folder and the internal one beside it, each in one atomic step; returns the former."""
+    check_guarantee(plan, fitted)
+    models = {"": fitted.main, **fitted.events}
+    looks = [
+        f"{table + ': ' if table else ''}{m.level}: {' x '.join(m.columns)}"
+        for table, model in models.items()
+        for m in model.measurements
+    ]
+    certificate = certify(
+        replace(plan, looks=tuple(looks)),
+        name=study.name,
+        kind="table",
+        assumed_public=assumed(study),
+        testing_only=study.privacy.seed is not None,
+        precision="float64",
+        ledger=receipt,
+        not_covered=not_covered(study),
+    )
+    tables = decode(study, panel, generator_of(study, 1), events)
+    joined = tables["patients"]
+    if "visits" in tables:
+        joined = tables["visits"].join(tables["patients"], on="patient", how="left")
+    marginals = marginals_of(study, fitted)
+    files: dict[str, Any] = {"table.parquet": _parquet(joined), "table.csv": joined.write_csv()}
+    for name, table in tables.items():
+        files[f"{name}.parquet"] = _parquet(table)
+        files[f"{name}.csv"] = table.write_csv()
+    files["schema.json"] = json.dumps(schema_of_release(study), indent=1)
+    files["marginals.json"] = json.dumps(marginals, indent=1)
+    files["study.toml"] = public_text(text)
+    files["report.html"] = lambda complete: table_release_report(complete, public_text(text), marginals)
+    internal = {"figures.json": json.dumps(_figures(real, held_out, panel), indent=1), "study.toml": text}
+    return write_release(releases, study.name, certificate, files, internal)
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def schema_of_release(study: SynthesisStudy) -> dict[str, Any]:
+    """Return the schema of the released tables: columns, what they may hold, how tables are linked. Public facts."""
+    tables: dict[str, Any] = {"patients": _described(study.features(study.patients))}
+    if study.visits is not None:
+        tables["visits"] = _described(study.features(study.visits)) | {"in order of": study.visits.time}
+    for name, section in study.events.items():
+        tables[name] = _described(study.features(section)) | {"in order of": section.time}
+    return {
+        "tables": tables,
+        "linked by": "patient",
+        "rules": [r.text for table in ("visits", *study.events) for r in study.row_rules(table)],
+    }
+
+
+def _described(columns: Mapping[str, SynthesisColumn]) -> dict[str, Any]:
+    described = {}
+    for name, column in columns.items():
+        facts = column.model_dump(mode="json", exclude_defaults=True, exclude={"roll_up", "outside", "role"})
+        described[name] = facts | {"cells": column.cell_names()}
+    return {"columns": described}
+
+
+def marginals_of(study: SynthesisStudy, fitted: FittedTables) -> dict[str, Any]:
+    """Return every released table with its error bar: noise included, so shares may be negative."""
+    tables = _measured(fitted.main, _cell_names(study, "visits"), "")
+    for name, model in fitted.events.items():
+        tables += _measured(model, _cell_names(study, name), name)
+    return {
+        "patients": fitted.main.patients,
+        "note": "shares as measured with noise; standard_error is that of the privacy noise in every cell. What "
+        "clipping cut off and that the patients are a sample of all possible ones is not part of it",
+        "tables": tables,
+    }
+
+
+def _measured(model: NoisyModel, cells: Mapping[str, list[str]], table: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "table": table,
+            "columns": list(m.columns),
+            "level": m.level,
+            "cells": [cells.get(name.removeprefix("previous "), []) for name in m.columns],
+            "noisy": m.noisy.tolist(),
+            "standard_error": m.deviation,
+            "estimate": m.estimate.tolist(),
+        }
+        for m in model.measurements
+    ]
+
+
+def _cell_names(study: SynthesisStudy, table: str) -> dict[str, list[str]]:
+    section = study.visits if table == "visits" else study.events[table]
+    static = study.features(study.patients) if table == "visits" else study.given(table)
+    domain = study.domain() if table == "visits" else study.event_domain(table)
+    names = {name: column.cell_names() for name, column in {**static, **study.features(section)}.items()}
+    starts = [*domain.count_starts, domain.max_visits + 1]
+    names["number of visits"] = [f"{a}" if b - a == 1 else f"{a} to {b - 1}" for a, b in pairwise(starts)]
+    return names
+
+
+def _figures(real: Coded, held_out: Coded, synthetic: Panel) -> dict[str, Any]:
+    """Compare with the real tables in short: internal. ``confide evaluate`` does it thoroughly."""
+    found: dict[str, Any] = {
+        "internal": True,
+        "patients": real.panel.patients,
+        "visits": len(real.panel.visit),
+        "patients set aside": held_out.panel.patients,
+        "values moved to a declared bound": dict(real.clipped),
+    }
+    try:
+        found |= _compared(real, synthetic)
+    except Exception as error:  # exact figures must never decide whether a release is made
+        found["note"] = f"the internal figures failed: {error!r}"
+    return found
+
+
+def _compared(real: Coded, synthetic: Panel) -> dict[str, Any]:
+    if not real.panel.domain.visit or not len(synthetic.visit) or not len(real.panel.visit):
+        return {"note": "no visits to compare"}
+    a, b = flat(real.panel), flat(synthetic)
+    found: dict[str, Any] = {}
+    for ways in (1, 2):
+        f = score.fidelity(a, b, ways=ways)
+        found[f"tv{ways}"] = {"mean": f.mean, "worst": f.worst, "worst_columns": list(f.worst_columns)}
+        found[f"tv{ways}_per_patient"] = score.fidelity(a, b, ways=ways, per_patient=True).mean
+    moving = [column.name for column in real.panel.domain.visit]
+    found["transitions"] = score.transition_distance(a, b, moving)
+    found["visit_counts"] = score.visit_count_distance(a, b)
+    return found
+
+
+def flat(panel: Panel) -> score.CodedTable:
+    """Return visits with the patient's columns beside them, as codes."""
+    columns = {c.name: panel.static[panel.of_visit, i] for i, c in enumerate(panel.domain.static)}
+    columns |= {c.name: panel.visit[:, i] for i, c in enumerate(panel.domain.visit)}
+    cells = {c.name: c.cells for c in (*panel.domain.static, *panel.domain.visit)}
+    return score.CodedTable(columns, cells, panel.of_visit)
+
+
+def assumed(study: SynthesisStudy) -> list[AssumedPublic]:
+    """List everything the study declares to be public knowledge, and what of it was paid for beforehand."""
+    paid = study.public.paid_schema
+    bought = set(paid.values) if paid is not None else set()
+    facts = []
+
+    def add(what: str, value: Any, key: str = "") -> None:
+        source = "declared in the study file"
+        if paid is not None and key in bought:
+            source = f"learnt privately before and charged: epsilon {paid.epsilon:g}, ledger receipt {paid.receipt}"
+        facts.append(AssumedPublic(what=what, value=value, source=source))
+
+    sections: dict[str, Any] = {"patients": study.patients}
+    if study.visits is not None:
+        sections["visits"] = study.visits
+    sections |= {f"events.{name}": section for name, section in study.events.items()}
+    for path, section in sections.items():
+        for name, column in section.columns.items():
+            value = column.model_dump(mode="json", exclude_defaults=True)
+            add(f"column {name} of {path}", value, f"{path}.columns.{name}")
+        if path != "patients":
+            add(f"most rows of a synthetic patient in {path}", section.max_visits, f"{path}.max_visits")
+            add(f"every patient has a row in {path}", bool(section.min_visits))
+    if study.public.max_contributors is not None:
+        add("upper bound on the number of patients (delta rests on it)", study.public.max_contributors)
+    if study.sample.patients is not None:
+        add("synthetic patients asked for", study.sample.patients)
+    if study.evaluation.holdout:
+        add("share of patients set aside by a public coin", study.evaluation.holdout)
+    if (later := study.evaluation.over_time) is not None:
+        add(f"patients with {later.column} from here on were set aside", str(later.cut))
+    for table in ("visits", *study.events):
+        for rule in study.row_rules(table):
+            add("rule", rule.text)
+    return facts
