@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table as RichTable
 
 from confide._files import write_atomic
-from confide.errors import InputError
+from confide.errors import ConfideError, InputError
 
 if TYPE_CHECKING:
     from confide.planning import Plan
@@ -115,6 +116,9 @@ def run_train(
     from confide.studies.rehearse import rehearse_study
     from confide.studies.run import run_study
 
+    if follows():
+        follow_train(study, rehearse=rehearse, resume=resume, ledger=ledger, device=device, output=output)
+        return
     console = Console(stderr=False)
     watcher = TerminalWatcher(console, yes=yes or rehearse)  # a rehearsal spends nothing, so nobody is asked
     try:
@@ -128,6 +132,33 @@ def run_train(
     finally:
         watcher.end()
     show_outcome(console, outcome)
+    _leave()
+
+
+def follows() -> bool:
+    """Whether torchrun started this process as one that helps another; it prints nothing."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
+
+
+def follow_train(
+    study: Path, *, rehearse: bool, resume: bool, ledger: str | None, device: str | None, output: Path | None
+) -> None:
+    """Help the first process; errors are printed there, the exit code is the same here."""
+    from confide.studies.run import run_study
+
+    if rehearse:  # one process is enough
+        return
+    try:
+        run_study(study, resume=resume, ledger_url=ledger, device=device, output=output)
+    except ConfideError as error:
+        raise typer.Exit(error.exit_code) from error
+    _leave()
+
+
+def _leave() -> None:
+    from confide.training import leave
+
+    leave()
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:

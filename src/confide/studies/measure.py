@@ -195,7 +195,7 @@ def _fit_privately(
     """The same budget under another strategy. Its model and figures never leave, so the ledger is not charged."""
     from confide.planning import plan as make
     from confide.studies.run import _dataset
-    from confide.training import EngineOptions, PrivateRun, make_optimizer
+    from confide.training import EngineOptions, PrivateRun, Ranks, make_optimizer
 
     counts: dict[int, float] = {}
     for row in plan.classes:
@@ -228,6 +228,7 @@ def _fit_privately(
         _dataset(prepared),
         options=EngineOptions(device=device),
         progress=lambda done, _total: watcher.step(done),
+        ranks=Ranks(),
     )
     train_through(run, model)
     watcher.end()

@@ -31,6 +31,7 @@ from confide.report import InternalFigures
 from confide.report.format import plural
 from confide.studies import state as states
 from confide.studies.file import Paid, Study, load_study
+from confide.studies.follow import Lead, follow
 from confide.studies.measure import measure, paid_auroc, train_through
 from confide.studies.models import build_model, loss_for, probabilities, require_torch
 from confide.studies.prepare import Prepared, declared_counts, histogram_source, holdout_key, make_plan, prepare
@@ -210,9 +211,15 @@ def run_study(
         study, text, base = load_study(path), path.read_text(encoding="utf-8"), path.parent
         refuse_unconfirmed(text, where=str(path))
     require_torch()
+    from confide.training import Ranks, join
+
     run = _Run(study, text, base, watcher or Quiet(), ledger_url, device, Path(output) if output else None)
     run.declared = where or base
-    return run.go(resume=resume)
+    ranks = Ranks() if _replace is not None else join(run.device)
+    run.lead = Lead(ranks)
+    if not ranks.first:
+        return outcome_of(follow(run, ranks))
+    return outcome_of(run.lead.release(lambda _: run.go(resume=resume).release))
 
 
 class _Run:
@@ -237,6 +244,7 @@ class _Run:
         self.internal = self.releases.parent / "internal"
         self.ledger_url = ledger_url
         self.metrics_reservation: str | None = None
+        self.lead = Lead()
 
     def go(self, *, resume: bool) -> Outcome:
         self.ledger = open_ledger(self.study, self.base, self.ledger_url)
@@ -256,8 +264,22 @@ class _Run:
     # -- before anything is spent -------------------------------------------------------------------------------------
 
     def _run(self, *, resume: bool) -> Outcome:
-        self.prepared = prepare(self.study, base=self.base, holdout_key=holdout_key(self.study, None))
+        table = self.read()
         self._same_data(resume)
+        self.lead.ready(self.state.key, lambda: table.fingerprint(bytes.fromhex(self.state.key)))
+        model = build_model(self.study, inputs=table.input_shape, outputs=self.outputs, base=self.declared)
+        plan = self._plan()
+        self._same_plan(plan, resume)
+        trainer = self.trainer(model, plan, admitted=None, resume=False, checkpoint=None, on_start=None, alone=True)
+        trainer.rehearse()  # model and loss are refused here, before anything is spent
+        classes, class_of = classes_for(plan, self.prepared.train_index, self.prepared.budgets)
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        reservation = self._reserve(plan, classes, class_of, resume=resume, parameters=parameters)
+        return self._train_and_release(plan, reservation.admitted, resume=resume)
+
+    def read(self) -> Table:
+        """Read and check the data; every process of a run does this."""
+        self.prepared = prepare(self.study, base=self.base, holdout_key=holdout_key(self.study, None))
         table = self.prepared.table
         bound = self.study.public.max_contributors
         if bound is not None and table.index.n_contributors > bound:
@@ -282,15 +304,7 @@ class _Run:
                 remedy='declare which classes count as positive, or set metrics = "internal"',
             )
         self.dataset = _dataset(self.prepared)
-        model = build_model(self.study, inputs=table.input_shape, outputs=self.outputs, base=self.declared)
-        plan = self._plan()
-        self._same_plan(plan, resume)
-        trainer = self._trainer(model, plan, admitted=None, resume=False, checkpoint=None, on_start=None)
-        trainer.rehearse()  # model and loss are refused here, before anything is spent
-        classes, class_of = classes_for(plan, self.prepared.train_index, self.prepared.budgets)
-        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        reservation = self._reserve(plan, classes, class_of, resume=resume, parameters=parameters)
-        return self._train_and_release(plan, reservation.admitted, resume=resume)
+        return table
 
     def _plan(self) -> Plan:
         """The plan from declared, paid, previewed or no entry counts."""
@@ -435,11 +449,13 @@ class _Run:
         checkpoint = self._checkpoint
         table = self.prepared.table
         model = build_model(self.study, inputs=table.input_shape, outputs=self.outputs, base=self.declared)
-        trainer = self._trainer(
+        going_on = resume and checkpoint.exists()
+        self.lead.train(plan, admitted, resume=going_on, checkpoint=checkpoint)
+        trainer = self.trainer(
             model,
             plan,
             admitted=admitted,
-            resume=resume and checkpoint.exists(),
+            resume=going_on,
             checkpoint=checkpoint,
             on_start=lambda: self.ledger.start(reservation),
         )
@@ -447,6 +463,7 @@ class _Run:
         self.watcher.begin("training", plan.steps)
         began = time.monotonic()
         result = self._loop(trainer, model)
+        self.lead.trained()
         self.watcher.end()
         seconds = time.monotonic() - began
         self.ledger.start(reservation)
@@ -502,10 +519,19 @@ class _Run:
         result: TrainingResult = train_through(trainer, model)
         return result
 
-    def _trainer(
-        self, model: Any, plan: Plan, *, admitted: Any, resume: bool, checkpoint: Path | None, on_start: Any
+    def trainer(
+        self,
+        model: Any,
+        plan: Plan,
+        *,
+        admitted: Any,
+        resume: bool,
+        checkpoint: Path | None,
+        on_start: Any,
+        alone: bool = False,
     ) -> Any:
-        from confide.training import EngineOptions, PrivateRun, make_optimizer
+        """Make the private run, of all processes or of this one `alone`."""
+        from confide.training import EngineOptions, PrivateRun, Ranks, make_optimizer
 
         privacy = self.study.privacy
         optimizer = make_optimizer(
@@ -532,6 +558,7 @@ class _Run:
             on_nonfinite=privacy.on_nonfinite,
             on_start=on_start,
             progress=lambda done, _total: self.watcher.step(done, note=_spent_note(done, steps)),
+            ranks=Ranks() if alone else self.lead.ranks,
             **randomness,
         )
 

@@ -26,6 +26,7 @@ from confide.report import (
     release_report,
 )
 from confide.studies.file import Study, parse_study
+from confide.studies.follow import Lead, message
 from confide.studies.measure import train_through
 from confide.studies.models import build_model, probabilities, require_torch
 from confide.studies.prepare import schema_of
@@ -35,7 +36,7 @@ from confide.studies.write import weights_of
 if TYPE_CHECKING:
     import polars as pl
 
-    from confide.training import ContributorDataset
+    from confide.training import ContributorDataset, Ranks
 
 
 class Trainer:
@@ -107,10 +108,36 @@ class Trainer:
         BudgetError
             The ledger admits nobody; nothing was spent.
         """
-        from confide.training import PrivateRun
+        from confide.training import PrivateRun, Ranks
 
         # refuse what cannot be private before anything is spent
-        PrivateRun(self.model, self.loss, self.optimizer, self.plan, data, **self._checkable()).rehearse()
+        alone = {**self._checkable(), "ranks": Ranks()}
+        PrivateRun(self.model, self.loss, self.optimizer, self.plan, data, **alone).rehearse()
+        ranks = self._join()
+        if not ranks.first:
+            return self._follow(data, ranks)
+        return Lead(ranks).release(lambda lead: self._fit(data, lead))
+
+    def _join(self) -> Ranks:
+        from confide.training import EngineOptions, join
+
+        given: Ranks | None = self._settings.get("ranks")
+        return join((self._settings.get("options") or EngineOptions()).device) if given is None else given
+
+    def _follow(self, data: ContributorDataset, ranks: Ranks) -> Release:
+        """Help the first process; what it told last is the place of the release."""
+        from confide.training import PrivateRun
+
+        told = ranks.from_first(message)
+        settings = {**self._settings, "resume": told["resume"], "ranks": ranks}
+        run = PrivateRun(self.model, self.loss, self.optimizer, self.plan, data, admitted=told["admitted"], **settings)
+        train_through(run, self.model)
+        self.model.eval()
+        return Release.load(Path(ranks.from_first(message)["release"]))
+
+    def _fit(self, data: ContributorDataset, lead: Lead) -> Release:
+        from confide.training import PrivateRun
+
         opened = isinstance(self._ledger, str)
         ledger = Ledger.open(self._ledger) if isinstance(self._ledger, str) else self._ledger
         try:
@@ -128,6 +155,8 @@ class Trainer:
                 )
                 admitted, reservation = held.admitted, held.id
                 on_start = _starter(ledger, held.id)
+            resume = bool(self._settings.get("resume", False))
+            lead.train(self.plan, admitted, resume=resume, checkpoint=Path())
             run = PrivateRun(
                 self.model,
                 self.loss,
@@ -136,9 +165,10 @@ class Trainer:
                 data,
                 admitted=admitted,
                 on_start=on_start,
-                **self._settings,
+                **{**self._settings, "ranks": lead.ranks},
             )
             result = train_through(run, self.model)
+            lead.trained()
             self.model.eval()
             receipt = (
                 None

@@ -2,6 +2,7 @@
 
 from confide.training.checkpoint import delete_checkpoint, read_checkpoint
 from confide.training.dataset import ContributorDataset
+from confide.training.distributed import Ranks, join, leave
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.noise import noise_seconds
 from confide.training.optimizers import DPAdam, make_optimizer
@@ -16,9 +17,12 @@ __all__ = [
     "DPAdam",
     "EngineOptions",
     "PrivateRun",
+    "Ranks",
     "TrainingResult",
     "delete_checkpoint",
     "fit",
+    "join",
+    "leave",
     "make_optimizer",
     "noise_seconds",
     "read_checkpoint",

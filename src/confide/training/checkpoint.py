@@ -16,6 +16,7 @@ import torch
 
 from confide._files import write_atomic
 from confide.errors import InputError, RunError
+from confide.training.distributed import Ranks
 
 MAGIC = b"confide checkpoint 1\n"
 
@@ -34,8 +35,14 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomic(Path(path), MAGIC + hashlib.sha256(payload).digest() + payload, mode=0o600)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, ranks: Ranks | None = None) -> dict[str, Any]:
     """Read a checkpoint; nothing in it is executed.
+
+    Parameters
+    ----------
+    path : Path
+    ranks : Ranks, optional
+        Processes that share a run: the first reads, all get the content, whatever number of them wrote it.
 
     Raises
     ------
@@ -44,17 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     RunError
         It is damaged.
     """
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(
-            "there is no checkpoint to resume from",
-            where=str(path),
-            expected="the checkpoint of an interrupted run",
-            remedy="start the run without resume",
-        ) from None
-    except OSError as error:
-        raise RunError(f"the checkpoint cannot be read: {error.strerror or error}", where=str(path)) from error
+    content = _content(path) if ranks is None else ranks.from_first(lambda: _content(path))
     digest, payload = content[len(MAGIC) : len(MAGIC) + 32], content[len(MAGIC) + 32 :]
     if not content.startswith(MAGIC) or hashlib.sha256(payload).digest() != digest:
         raise _damaged(path)
@@ -65,6 +62,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise _damaged(path)
     return state
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(
+            "there is no checkpoint to resume from",
+            where=str(path),
+            expected="the checkpoint of an interrupted run",
+            remedy="start the run without resume",
+        ) from None
+    except OSError as error:
+        raise RunError(f"the checkpoint cannot be read: {error.strerror or error}", where=str(path)) from error
 
 
 def delete_checkpoint(path: Path) -> None:

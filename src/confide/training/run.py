@@ -35,6 +35,7 @@ from confide.planning import Plan
 from confide.training.assign import assign, check_optimizer
 from confide.training.checkpoint import read_checkpoint, write_checkpoint
 from confide.training.dataset import ContributorDataset, call_model, to_device
+from confide.training.distributed import Ranks, Share, join
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import Chunk, chunks
 from confide.training.keys import RunKeys, key_from_seed
@@ -109,6 +110,9 @@ class PrivateRun:
         Called once right before the first private batch is drawn (the ledger's start).
     progress : function, optional
         Called with (steps done, steps) after every step.
+    ranks : Ranks, optional
+        The processes that share the steps; by default those that torchrun started, or this one alone. `on_start`,
+        `progress` and the checkpoint belong to the first of them.
 
     Raises
     ------
@@ -140,6 +144,7 @@ class PrivateRun:
         example: tuple[Any, Any] | None = None,
         on_start: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         if on_nonfinite not in ("zero", "stop"):
             raise InputError(f"on_nonfinite is {on_nonfinite!r}", expected='"zero" or "stop"')
@@ -153,6 +158,7 @@ class PrivateRun:
         self._data, self._scheduler, self._progress, self._on_start = dataset, scheduler, progress, on_start
         self._every, self._on_nonfinite = checkpoint_every, on_nonfinite
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        self._ranks = join((options or EngineOptions()).device) if ranks is None else ranks
         self._device = (options or EngineOptions()).torch_device()
         model.to(self._device).train()
         self.engine = ClippingEngine(model, options)
@@ -181,10 +187,15 @@ class PrivateRun:
         if resume:
             self._keys = self._restore()
         else:
-            self._keys = RunKeys.start(key_from_seed(seed) if seed is not None else run_key)
+            given = key_from_seed(seed) if seed is not None else run_key
+            self._keys = RunKeys.from_dict(self._ranks.from_first(RunKeys.start(given).to_dict))
+            if self._ranks.world > 1:
+                self._ranks.same(self._identity(self._keys), "what is trained on what")
+                self._ranks.spread_state(model)
         self._sampler = self._make_sampler()
         self._waiting: Batch | None = None
         self._draw: Draw | None = None
+        self._share: Share | None = None
         self._stepping = False
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -199,11 +210,11 @@ class PrivateRun:
         rehearse(self.engine, self.loss, self._example, self._device)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.rehearse()
+        self._ranks.together(self.rehearse)
         if self._checkpoint is not None and self.steps_done == 0:
             self._save()
-        if self._on_start is not None and self.steps_done < self.plan.steps:
-            self._on_start()
+        if self.steps_done < self.plan.steps:
+            self._ranks.from_first(self._on_start or (lambda: None))
         guard = self.optimizer.register_step_pre_hook(self._guard)
         try:
             while self.steps_done < self.plan.steps:
@@ -211,7 +222,8 @@ class PrivateRun:
                 self.engine.discard()
                 self._waiting = None
                 self._seed_layers()
-                self._draw = self._sampler.draw(self._keys.step)
+                self._share = self._ranks.share(self._sampler.draw(self._keys.step))
+                self._draw = self._share.draw
                 yield from self._batches(self._draw)
                 self._finish_step()
         finally:
@@ -263,7 +275,8 @@ class PrivateRun:
 
     def _finish_step(self) -> None:
         """Noise, divide, move the optimiser: the same for full and for empty draws."""
-        total = self.engine.take()
+        assert self._share is not None
+        total = self._ranks.total(self.engine.take(), self._share, self._device)
         if total.nonfinite and self._on_nonfinite == "stop":
             raise RunError(
                 f"{total.nonfinite} units had a gradient that is not finite (internal message, must not leave)",
@@ -271,7 +284,9 @@ class PrivateRun:
                 remedy='check the inputs and the learning rate, or set on_nonfinite="zero"',
             )
         self._keep_figures(total)
-        self._set_gradients(total)
+        if self._ranks.first:  # noise is added in one place, whatever the number of processes
+            self._set_gradients(total)
+        self._ranks.spread_gradients(self.engine.parameters)
         self._stepping = True
         try:
             self.optimizer.step()
@@ -284,7 +299,7 @@ class PrivateRun:
             self._rekey()
         if self._checkpoint is not None and (self.steps_done % self._every == 0 or self.steps_done == self.plan.steps):
             self._save()
-        if self._progress is not None:
+        if self._progress is not None and self._ranks.first:
             self._progress(self.steps_done, self.plan.steps)
 
     def _set_gradients(self, total: ClippedSum) -> None:
@@ -303,7 +318,7 @@ class PrivateRun:
 
     def _seed_layers(self) -> None:
         """Give dropout and other random layers of this step numbers of their own, the same after a resume."""
-        seed = self._keys.model_seed()
+        seed = self._keys.model_seed() ^ self._ranks.rank
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a call for every absent device
         if self._device.type == "cuda":
             torch.cuda.manual_seed_all(seed)
@@ -376,6 +391,9 @@ class PrivateRun:
         }
 
     def _save(self) -> None:
+        self._ranks.from_first(self._write)
+
+    def _write(self) -> None:
         state = {
             "keys": self._keys.to_dict(),
             "identity": self._identity(self._keys),
@@ -392,12 +410,23 @@ class PrivateRun:
 
     def _restore(self) -> RunKeys:
         assert self._checkpoint is not None
-        state = read_checkpoint(self._checkpoint)
+        state = read_checkpoint(self._checkpoint, self._ranks)
         try:
             keys = RunKeys.from_dict(state["keys"])
             kept, record = state["identity"], state["record"]
         except (KeyError, TypeError, ValueError) as error:
             raise RunError("the checkpoint is incomplete", where=str(self._checkpoint)) from error
+        self._ranks.together(lambda: self._compare(kept, keys))
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._scheduler is not None and state["scheduler"] is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["random"])
+        self._record, self._nonfinite = record, int(state["nonfinite"])
+        self.testing_only = self.testing_only or bool(state["testing_only"])
+        return keys
+
+    def _compare(self, kept: dict[str, Any], keys: RunKeys) -> None:
         names = {
             "plan": "the plan",
             "data": "the data",
@@ -414,14 +443,6 @@ class PrivateRun:
                     expected="the same plan, data, model and optimizer as when the run began",
                     remedy="restore what was changed, or start a new run (what was reserved stays reserved)",
                 )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self._scheduler is not None and state["scheduler"] is not None:
-            self._scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["random"])
-        self._record, self._nonfinite = record, int(state["nonfinite"])
-        self.testing_only = self.testing_only or bool(state["testing_only"])
-        return keys
 
 
 def fit(

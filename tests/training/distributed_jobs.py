@@ -1,0 +1,227 @@
+"""What the processes of the distributed tests run, and how they are started; they meet at a file, not at a port."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import TensorDataset
+from training_oracle import ZeroNoise, small_plan
+
+from confide.errors import ConfideError
+from confide.training import ContributorDataset, PrivateRun, join, leave, make_optimizer
+
+KEY = bytes(range(32))
+COUNTS = [1, 2, 5, 5, 1, 2, 1, 3, 4, 2, 2, 1]
+STRATEGIES = ("contributor(2)", "individual", "contributor")
+
+
+class Recorder(torch.optim.Optimizer):
+    """Sees every noisy gradient and moves nothing."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+        self.seen = []
+
+    def step(self, closure=None):
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        self.seen.append(torch.cat([g.double().reshape(-1) for g in grads]).numpy())
+
+
+class Stop(Exception):
+    """A crash."""
+
+
+def data_of(drop=None, bad=None, shift=0.0):
+    rng = np.random.default_rng(3)
+    ids = [f"person {i:02d}" for i, k in enumerate(COUNTS) for _ in range(k)]
+    x = torch.tensor(rng.normal(size=(len(ids), 3)) * 50, dtype=torch.float32)
+    y = torch.tensor(rng.integers(0, 2, len(ids)), dtype=torch.float32)
+    x[0] += shift
+    if bad is not None:
+        x[ids.index(f"person {bad:02d}")] = float("nan")
+    left_out = None if drop is None else f"person {drop:02d}"
+    keep = [i for i, name in enumerate(ids) if name != left_out]
+    return ContributorDataset(TensorDataset(x[keep], y[keep]), [ids[i] for i in keep])
+
+
+def loss(out, y):
+    return nn.functional.binary_cross_entropy_with_logits(out.squeeze(1), y, reduction="none") * 50
+
+
+@functools.cache
+def plan_of(strategy="contributor", steps=6, **rest):
+    return small_plan(strategy, {1: 4, 2: 4, 3: 1, 4: 1, 5: 2}, steps=steps, noise_multiplier=1.5, epsilon=30.0,
+                      clip_norm=0.7, **rest)  # fmt: skip
+
+
+def drive(model, optimizer, plan, data, **settings):
+    """Train; return the result and the contributors and entries that this process computed in each step."""
+    drawn = []
+    run = PrivateRun(model, settings.pop("loss", loss), optimizer, plan, data, **settings)
+    inner = run._ranks.share
+
+    def share(draw):
+        mine = inner(draw)
+        drawn.append((mine.draw.contributors.tolist(), mine.draw.entries.tolist()))
+        return mine
+
+    run._ranks.share = share
+    try:
+        for batch in run:
+            run.step(run.loss(model(batch.inputs), batch.targets))
+    finally:
+        del run._ranks.share
+    return run.result(), drawn
+
+
+def recorded(plan, data, **settings):
+    """Noisy gradients by step, figures and draws of a run whose weights stay where they are."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = Recorder(model.parameters())
+    result, drawn = drive(model, optimizer, plan, data, run_key=settings.pop("run_key", KEY), **settings)
+    return {"seen": np.array(optimizer.seen) * plan.denominator, "internal": result.internal, "drawn": drawn}
+
+
+def learner():
+    torch.manual_seed(
+        torch.initial_seed() % 1000 + 1
+    )  # another start in every process: rank 0's is the one that counts
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    return model, make_optimizer("adam", model.parameters(), lr=0.05)
+
+
+def learned(path=None, *, until=None, resume=False, kill=None, fixed=True, **settings):
+    """Train for 20 steps with checkpoints every 4; stop as a crash would once `until` steps are done."""
+    if fixed:
+        torch.manual_seed(7)
+    model, optimizer = learner()
+    ranks = settings.get("ranks") or join()
+    run = PrivateRun(model, loss, optimizer, plan_of(steps=20), data_of(), checkpoint=path, checkpoint_every=4,
+                     resume=resume, run_key=None if resume else KEY, **settings)  # fmt: skip
+    for batch in run:
+        run.step(loss(model(batch.inputs), batch.targets))
+        if kill is not None and ranks.rank == kill[0] and run.steps_done == kill[1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if until is not None and run.steps_done >= until:
+            return None
+    return run.result()
+
+
+def error_of(act):
+    """What a scenario raised: class name and text."""
+    try:
+        act()
+    except ConfideError as error:
+        return type(error).__name__, str(error)
+    return None
+
+
+class Bias(nn.Module):
+    """4000 weights, so that a step shows the scale of its noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 1000)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def wide(plan, **settings):
+    torch.manual_seed(0)
+    model = Bias()
+    optimizer = Recorder(model.parameters())
+    drive(model, optimizer, plan, data_of(), loss=lambda out, y: out.square().mean(1) - y, **settings)
+    return np.array(optimizer.seen) * plan.denominator
+
+
+def variance():
+    """The noise alone: a run with noise less the same run without (equal coins, weights that stay)."""
+    plan = plan_of("contributor", steps=10)
+    scale = plan.noise_multiplier * plan.clip_norm
+    return (wide(plan, run_key=KEY) - wide(plan, run_key=KEY, noise=ZeroNoise())) / scale
+
+
+def everything(folder: Path):
+    """All scenarios of one world size; the same code runs with one process and with many."""
+    ranks = join()
+    out = {"rank": ranks.rank, "world": ranks.world}
+    out["noiseless"] = {s: recorded(plan_of(s), data_of(), noise=ZeroNoise()) for s in STRATEGIES}
+    out["without"] = {
+        s: {i: recorded(plan_of(s), data_of(drop=i), noise=ZeroNoise())["seen"] for i in (2, 7)} for s in STRATEGIES[1:]
+    }
+    out["broken"] = recorded(plan_of(), data_of(bad=2), noise=ZeroNoise())
+    out["variance"] = variance()
+    nobody = np.zeros(len(COUNTS), dtype=bool)
+    out["empty"] = wide(plan_of(steps=4), admitted=nobody)
+    out["secure"] = wide(plan_of(steps=2), admitted=nobody, noise="secure")
+    out["unseeded"] = recorded(plan_of(), data_of(), noise=ZeroNoise(), run_key=None)
+    path = folder / "checkpoint"
+    began = learned(path, resume=True, until=12) if path.exists() else learned(path, until=6)
+    out["until"] = began
+    out["start"] = learned(fixed=False).state_dict
+    out["errors"] = {
+        "nonfinite": error_of(lambda: recorded(plan_of(), data_of(bad=2), on_nonfinite="stop")),
+        "missing": error_of(lambda: learned(folder / "none", resume=True)),
+        "data": error_of(lambda: recorded(plan_of(), data_of(shift=float(ranks.rank)))),
+        "start": error_of(lambda: recorded(plan_of(), data_of(), on_start=refuse)),
+        "disk": error_of(lambda: learned(folder / "missing folder" / "is a file" / "c")),
+    }
+    return out
+
+
+def refuse():
+    from confide.errors import BudgetError
+
+    raise BudgetError("nobody is admitted")
+
+
+def killed(folder: Path):
+    """One process is killed in the middle; the others are told."""
+    last = join().world - 1
+    return {"told": error_of(lambda: learned(folder / "killed", kill=(last, 10)))}
+
+
+def only_variance(folder: Path):
+    return {"variance": variance()}
+
+
+def _process(jobs, rank, world, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    for job in jobs:
+        result = job(Path(folder))
+        (Path(folder) / f"{job.__name__}-{rank}.pickle").write_bytes(pickle.dumps(result))
+    leave()
+
+
+def launch(jobs, world: int, folder: Path, *, timeout: float = 180.0) -> dict[str, list[dict | None]]:
+    """Run jobs in `world` processes: results by job and rank, None for a process that left none."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_process, args=(jobs, rank, world, str(folder))) for rank in range(world)]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(0.1, end - time.monotonic()))
+    late = [process for process in processes if process.is_alive()]
+    for process in late:
+        process.kill()
+        process.join()
+    assert not late, f"{len(late)} of {world} processes did not end in {timeout} s"
+    paths = {job.__name__: [folder / f"{job.__name__}-{rank}.pickle" for rank in range(world)] for job in jobs}
+    return {
+        name: [pickle.loads(path.read_bytes()) if path.exists() else None for path in files]
+        for name, files in paths.items()
+    }

@@ -1,0 +1,247 @@
+"""Several processes: one sum, noise once, everybody drawn alike; a dead process leaves a checkpoint for any number."""
+
+from __future__ import annotations
+
+import distributed_jobs as jobs
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from confide.contributors import Draw
+from confide.training import Ranks
+from confide.training.distributed import share
+from confide.training.distributed.shares import ranks_of_units
+
+ALONE = Ranks()
+
+
+def worlds(fast, slow):
+    return [pytest.param(w, marks=() if w in fast else pytest.mark.slow) for w in (*fast, *slow)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Every scenario in a single process; its checkpoint stands at step 4."""
+    folder = tmp_path_factory.mktemp("one")
+    return folder, jobs.everything(folder)
+
+
+_CACHE = {}
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory, one):
+    """Return a function: results of every process of a world, which went on from the checkpoint of one process."""
+
+    def run(world, job="everything"):
+        if world not in _CACHE:
+            folder = tmp_path_factory.mktemp(f"world{world}")
+            (folder / "checkpoint").write_bytes((one[0] / "checkpoint").read_bytes())
+            _CACHE[world] = folder, jobs.launch([jobs.everything, jobs.killed], world, folder)
+        return _CACHE[world][0], _CACHE[world][1][job]
+
+    yield run
+    _CACHE.clear()
+
+
+# -- who computes what -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_shares_divide_the_draw_into_whole_contributors(data):
+    people = data.draw(st.lists(st.integers(0, 20), max_size=30).map(sorted), label="contributor of each unit")
+    sizes = [data.draw(st.integers(1, 6)) for _ in people]
+    world = data.draw(st.integers(1, 8))
+    n = sum(sizes)
+    draw = Draw(3, np.arange(n) + 100, np.repeat(np.arange(len(people)), sizes), np.array(people, dtype=np.int64),
+                np.random.default_rng(0).random(n))  # fmt: skip
+    parts = [share(draw, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate([p.units for p in parts]).tolist()) == list(range(len(people)))
+    owners = {}
+    for rank, part in enumerate(parts):
+        assert part.whole == len(people) and part.draw.step == 3
+        for unit, whole in enumerate(part.units):
+            mine, rows = part.draw.units == unit, draw.units == whole
+            assert part.draw.entries[mine].tolist() == draw.entries[rows].tolist()
+            assert part.draw.weights[mine].tolist() == draw.weights[rows].tolist()
+            assert part.draw.contributors[unit] == draw.contributors[whole]
+            assert owners.setdefault(int(draw.contributors[whole]), rank) == rank, "a contributor was split over ranks"
+    loads = [len(p.draw) for p in parts]
+    by_person = np.bincount(draw.contributors[draw.units], minlength=1) if n else np.zeros(1)
+    assert max(loads) <= max(by_person.max(), np.ceil(n / world)) * 4 / 3 + 1
+
+
+def test_shares_are_balanced_by_entries_and_the_same_everywhere():
+    sizes = [40, 9, 9, 9, 9, 4]
+    draw = Draw(0, np.arange(80), np.repeat(np.arange(6), sizes), np.arange(6), np.ones(80))
+    ranks = ranks_of_units(draw, 2)
+    assert np.bincount(ranks, weights=sizes).tolist() == [40, 40]
+    assert ranks.tolist() == ranks_of_units(draw, 2).tolist()
+
+
+def test_one_process_sends_nothing():
+    assert (ALONE.rank, ALONE.world, ALONE.first) == (0, 1, True)
+    assert ALONE.from_first(lambda: 3) == 3 and ALONE.together(lambda: 4) == 4
+    total = object()
+    assert ALONE.total(total, None, None) is total
+
+
+# -- the same run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_the_same_contributors_are_drawn_whatever_the_number_of_processes(one, several, world):
+    for name, alone in one[1]["noiseless"].items():
+        parts = [result["noiseless"][name]["drawn"] for result in several(world)[1]]
+        for step, (people, entries) in enumerate(alone["drawn"]):
+            assert sorted(p for part in parts for p in part[step][0]) == sorted(people)
+            assert sorted(e for part in parts for e in part[step][1]) == sorted(entries)
+            held = [set(part[step][0]) for part in parts]
+            assert sum(map(len, held)) == len(set(people)), "a contributor was split over processes"
+    assert any(len(people) > 3 for people, _ in one[1]["noiseless"]["contributor"]["drawn"])
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_the_update_without_noise_is_that_of_a_single_process(one, several, world):
+    for name, alone in one[1]["noiseless"].items():
+        for result in several(world)[1]:
+            got = result["noiseless"][name]
+            np.testing.assert_allclose(got["seen"], alone["seen"], rtol=1e-6, atol=1e-7)
+            for figure in ("entries", "units"):
+                assert got["internal"][figure] == alone["internal"][figure]
+            np.testing.assert_allclose(
+                np.array([q or [0] * 5 for q in got["internal"]["norm_quantiles"]]),
+                np.array([q or [0] * 5 for q in alone["internal"]["norm_quantiles"]]),
+                rtol=1e-5,
+            )
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_processes_hold_the_same_noisy_gradient_bit_for_bit(several, world):
+    first, *others = several(world)[1]
+    for other in others:
+        for name in ("empty", "secure", "variance"):
+            assert first[name].tobytes() == other[name].tobytes()
+        for name in first["start"]:
+            assert torch.equal(first["start"][name], other["start"][name]), "processes began with other weights"
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_without_a_key_all_processes_share_the_secret_of_the_first(several, world):
+    parts = [result["unseeded"] for result in several(world)[1]]
+    for step, units in enumerate(parts[0]["internal"]["units"]):
+        assert sum(len(part["drawn"][step][0]) for part in parts) == units
+        assert len({p for part in parts for p in part["drawn"][step][0]}) == units
+
+
+# -- the guarantee -----------------------------------------------------------------------------------------------------
+
+
+def check_noise(values, steps):
+    """Noise of standard deviation 1, as far as `steps` x 4000 values can tell."""
+    assert values.shape == (steps, 4000)
+    error = 1 / np.sqrt(2 * values.size)  # of the standard deviation
+    assert abs(values.std() - 1) < 6 * error, f"standard deviation {values.std():.4f} of 1"
+    assert abs(values.mean()) < 6 / np.sqrt(values.size)
+    assert np.abs(values.std(axis=1) - 1).max() < 6 / np.sqrt(8000)
+    halves = np.corrcoef(values[:, :2000].ravel(), values[:, 2000:].ravel())[0, 1]
+    assert abs(halves) < 6 / np.sqrt(values.size / 2), "parts of the model share noise"
+
+
+def test_the_variance_of_the_update_is_that_of_theory_for_one_process(one):
+    check_noise(one[1]["variance"], 10)
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_the_variance_of_the_update_is_that_of_theory_for_several(several, world):
+    for result in several(world)[1]:
+        check_noise(result["variance"], 10)
+        plan = jobs.plan_of()
+        scale = plan.noise_multiplier * plan.clip_norm
+        for name in ("empty", "secure"):
+            values = result[name] / scale
+            assert abs(values.std() - 1) < 6 / np.sqrt(2 * values.size)
+
+
+@pytest.mark.slow
+def test_the_variance_of_the_update_is_that_of_theory_for_eight(tmp_path):
+    for result in jobs.launch([jobs.only_variance], 8, tmp_path)["only_variance"]:
+        check_noise(result["variance"], 10)
+
+
+@pytest.mark.parametrize("world", worlds([1, 2], [4]))
+def test_neighbours_differ_by_the_claimed_sensitivity_across_processes(one, several, world):
+    results = [one[1]] if world == 1 else several(world)[1]
+    largest = 0.0
+    for result in results:
+        for name, without in result["without"].items():
+            plan = jobs.plan_of(name)
+            for person, seen in without.items():
+                full = result["noiseless"][name]
+                # the others are drawn as before, so a step tells how many units of this person it held
+                held = [
+                    sum(r["noiseless"][name]["drawn"][step][0].count(person) for r in results)
+                    for step in range(plan.steps)
+                ]
+                clip = plan.clip_norm * plan.class_of(jobs.COUNTS[person]).clip_norm
+                moved = np.linalg.norm(full["seen"] - seen, axis=1)
+                assert (moved <= np.array(held) * clip * (1 + 1e-6)).all()
+                if plan.clip_unit == "contributor":
+                    assert (moved <= clip * (1 + 1e-6)).all()
+                    largest = max(largest, float(moved.max() / clip))
+    assert largest > 0.99, "the bound is never reached, so the test shows nothing"
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_a_person_with_a_gradient_that_is_not_finite_adds_nothing_anywhere(one, several, world):
+    for result in several(world)[1]:
+        got = result["broken"]
+        assert np.isfinite(got["seen"]).all()
+        assert got["internal"]["nonfinite"] == one[1]["broken"]["internal"]["nonfinite"] > 0
+        np.testing.assert_allclose(got["seen"], one[1]["broken"]["seen"], rtol=1e-6, atol=1e-7)
+
+
+# -- one voice ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_all_processes_refuse_together(several, world):
+    for result in several(world)[1]:
+        found = {name: error and error[0] for name, error in result["errors"].items()}
+        assert found == {
+            "nonfinite": "RunError",
+            "missing": "InputError",
+            "data": "InputError",
+            "start": "BudgetError",
+            "disk": "RunError",
+        }
+        assert "process" in result["errors"]["data"][1]
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_a_checkpoint_moves_from_one_process_to_several_and_back(one, several, world):
+    whole = jobs.learned()
+    folder, results = several(world)
+    assert all(result["until"] is None for result in results)
+    back = jobs.learned(folder / "checkpoint", resume=True)
+    assert back.steps == whole.steps
+    for figure in ("entries", "units"):
+        assert back.internal[figure] == whole.internal[figure]
+    for name, value in whole.state_dict.items():
+        torch.testing.assert_close(back.state_dict[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_a_killed_process_stops_the_others_and_leaves_a_checkpoint(several, world):
+    folder, (*others, dead) = several(world, "killed")
+    assert dead is None
+    for other in others:
+        name, text = other["told"]
+        assert name == "RunError" and "another process" in text and "--resume" in text
+    whole, resumed = jobs.learned(), jobs.learned(folder / "killed", resume=True)
+    assert resumed.internal["units"] == whole.internal["units"]
+    for name, value in whole.state_dict.items():
+        torch.testing.assert_close(resumed.state_dict[name], value, rtol=1e-4, atol=1e-5)
