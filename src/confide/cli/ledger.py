@@ -1,78 +1,26 @@
-"""``confide ledger``: make one, look at it, check it. What it prints is internal."""
+"""``confide ledger status | history | what-if | export``: look at a ledger. What it prints is internal."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from confide.errors import InputError
+from confide.cli import ledger_upkeep
+from confide.cli.ledger_app import Json, Key, Url, app, open_ledger
 
-if TYPE_CHECKING:
-    from confide.ledger import Ledger
-
-app = typer.Typer(
-    name="ledger", help="What every contributor has spent. Figures printed here are internal.", no_args_is_help=True
-)
-
-Url = Annotated[
-    str | None, typer.Option("--url", "--ledger", help="sqlite:///FILE or postgresql://...; else CONFIDE_LEDGER.")
-]
-Key = Annotated[Path | None, typer.Option("--key", help="The ledger's key file, if it is not beside the database.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-def _url(url: str | None) -> str:
-    chosen = url or os.environ.get("CONFIDE_LEDGER")
-    if not chosen:
-        raise InputError(
-            "no ledger was named",
-            where="--url, or the environment variable CONFIDE_LEDGER",
-            expected="sqlite:///FILE or postgresql://...",
-            remedy="make one: confide ledger init --url sqlite:///ledger.sqlite --cap-epsilon 8 --cap-delta 1e-5",
-        )
-    return chosen
-
-
-def _open(url: str | None, key: Path | None) -> Ledger:
-    from confide.ledger import Ledger
-
-    return Ledger.open(_url(url), key=key)
-
-
-@app.command("init")
-def init(
-    cap_epsilon: Annotated[float, typer.Option(help="Lifetime cap of every contributor: epsilon.")],
-    cap_delta: Annotated[float, typer.Option(help="Lifetime cap of every contributor: delta.")],
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Make a ledger with a lifetime cap for every contributor."""
-    from rich.console import Console
-
-    from confide.ledger import Ledger
-
-    with Ledger.create(_url(url), cap_epsilon=cap_epsilon, cap_delta=cap_delta, key=key) as ledger:
-        console = Console()
-        console.print(f"Made the ledger {ledger.where}", highlight=False, soft_wrap=True)
-        console.print(
-            f"Cap: epsilon {cap_epsilon:g} at delta {cap_delta:g} for every contributor, over all releases and data "
-            "sets.\nIts key file turns ids into hashes. Keep it apart from the database, and keep a copy: without it "
-            "nobody can tell who has spent what.",
-            highlight=False,
-        )
+__all__ = ["app", "ledger_upkeep"]
 
 
 @app.command("status")
 def status(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """Show the cap, the reservations and how far balances are used."""
-    with _open(url, key) as ledger:
+    with open_ledger(url, key) as ledger:
         found, rows = ledger.status(), ledger.reservations()
     if as_json:
         typer.echo(json.dumps(found.to_dict() | {"releases": [row.to_dict() for row in rows]}, indent=1))
@@ -116,7 +64,7 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Show what one contributor has spent and what is left."""
-    with _open(url, key) as ledger:
+    with open_ledger(url, key) as ledger:
         spends, left = ledger.history(contributor), ledger.remaining(contributor)
     rows: list[dict[str, Any]] = [
         {
@@ -168,7 +116,7 @@ def what_if(
     counts = declared_counts(study, plan.parent)
     made = make_plan(study, counts, histogram_source(study) if counts is not None else "none")
     guarantees, class_of = classes_for(made, prepared.train_index, prepared.budgets)
-    with _open(url, key) as ledger:
+    with open_ledger(url, key) as ledger:
         found = ledger.what_if(
             contributors=prepared.train_index.ids.tolist(), class_of=class_of, classes=guarantees
         ).to_dict()
@@ -190,20 +138,6 @@ def what_if(
         )
 
 
-@app.command("verify")
-def verify(url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Check the journal's chain and compute every balance anew; exit code 4 on any difference."""
-    with _open(url, key) as ledger:
-        found = ledger.verify()
-    if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
-    else:
-        typer.echo(
-            f"nothing differs: {found.journal} journal entries, {found.reservations} reservations, "
-            f"{found.contributors} contributors; head {found.head[:16]}"
-        )
-
-
 @app.command("export")
 def export(
     output: Annotated[
@@ -215,7 +149,7 @@ def export(
     """Write all releases with their states as CSV, for the data protection officer."""
     from confide._files import write_atomic
 
-    with _open(url, key) as ledger:
+    with open_ledger(url, key) as ledger:
         rows = [row.to_dict() for row in ledger.reservations()]
     text = io.StringIO()
     names = ["id", "release", "data_set", "state", "created", "admitted", "dropped", "release_hash"]
@@ -227,23 +161,3 @@ def export(
     else:
         write_atomic(output, text.getvalue(), mode=0o600)
         typer.echo(f"wrote {output}")
-
-
-@app.command("rotate-key")
-def rotate_key(url: Url = None, key: Key = None) -> None:
-    """Hash every pseudonym again with a fresh key; no balance changes, and open runs must open the ledger again."""
-    with _open(url, key) as ledger:
-        ledger.rotate_key()
-        typer.echo(f"{ledger.status().contributors} pseudonyms changed; back up the key file again")
-
-
-@app.command("backup")
-def backup(
-    output: Annotated[Path, typer.Argument(metavar="FILE", help="A new SQLite file.")],
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Copy a SQLite ledger while others go on writing (PostgreSQL: pg_dump). The key file is not copied."""
-    with _open(url, key) as ledger:
-        ledger.backup(output)
-    typer.echo(f"{output} is a whole copy; keep the key file apart from it")

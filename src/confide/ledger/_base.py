@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from confide._files import write_atomic
-from confide.errors import ConfideError, InputError
+from confide.errors import InputError
 from confide.ledger import _journal
 from confide.ledger import _schema as schema
 from confide.ledger._keys import Keys
@@ -43,10 +41,14 @@ class Base:
         return self._store.where
 
     def _check_key(self, connection: sa.Connection) -> None:
-        """A key rotation may have happened since this ledger was opened; old hashes must then not be added."""
-        stored = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.name == "key")).scalar()
-        if stored != self._keys.check():
+        """A key rotation or a migration may have happened since this ledger was opened: then nothing may be added."""
+        wanted = ("key", "schema")
+        query = sa.select(schema.meta.c.name, schema.meta.c.value).where(schema.meta.c.name.in_(wanted))
+        facts = {row.name: row.value for row in connection.execute(query)}
+        if facts.get("key") != self._keys.check():
             raise InputError("the ledger's key was rotated", where=self.where, remedy="open the ledger again")
+        if facts.get("schema") != str(schema.SCHEMA_VERSION):
+            raise InputError("the ledger was migrated", where=self.where, remedy="open it with the confide that did so")
 
     def _total(self, connection: sa.Connection) -> int:
         query = sa.select(schema.meta.c.value).where(schema.meta.c.name == "contributors")
@@ -85,15 +87,7 @@ class Base:
                 expected="a reservation that has not ended",
             )
 
-    @property
-    def _head_file(self) -> Path:
-        return self._key_file.with_name(self._key_file.name + ".head")
-
     def _remember(self, entry: _journal.Entry | None) -> None:
-        """Keep the last entry outside the database too, so that `verify` notices a database put back to an old state.
-
-        The transaction is over: a failure here must not look like a failed reservation.
-        """
+        """Note the journal's head outside the database, after the transaction."""
         if entry is not None:
-            with contextlib.suppress(ConfideError):
-                write_atomic(self._head_file, json.dumps({"seq": entry.seq, "hash": entry.hash}), mode=0o600)
+            _journal.note_head(self._key_file, entry)

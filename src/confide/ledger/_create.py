@@ -14,6 +14,7 @@ from confide.ledger._store import Store
 
 
 def key_path(store: Store, key: str | Path | None) -> Path:
+    """Return where the key file is: as given, or beside a SQLite database."""
     if key is not None:
         return Path(key).absolute()
     if store.file is None:
@@ -24,6 +25,7 @@ def key_path(store: Store, key: str | Path | None) -> Path:
 
 
 def create_tables(store: Store) -> None:
+    """Make all tables at the newest version, in a file that only its owner may read."""
     if store.sqlite:
         import sqlite3
 
@@ -40,6 +42,7 @@ def create_tables(store: Store) -> None:
         if sa.inspect(connection).has_table("meta"):
             raise InputError("there is a ledger already", where=store.where, remedy="open it")
         schema.metadata.create_all(connection)
+        connection.execute(sa.insert(schema.alembic_version).values(version_num=f"{schema.SCHEMA_VERSION:04d}"))
         if not store.sqlite:
             # Packed numbers hardly compress; trying costs PostgreSQL more time than writing them.
             for table, column in (
@@ -47,5 +50,6 @@ def create_tables(store: Store) -> None:
                 ("token", "tokens"),
                 ("token", "numbers"),
                 ("codes", "packed"),
+                ("account_balance", "counters"),
             ):
                 connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL")

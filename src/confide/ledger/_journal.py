@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from confide.errors import VerificationError
+from confide._files import write_atomic
+from confide.errors import ConfideError, VerificationError
 from confide.ledger import _schema as schema
 from confide.ledger._keys import Keys
 
@@ -81,3 +84,17 @@ def replay(connection: sa.Connection, keys: Keys) -> Iterator[Entry]:
             raise VerificationError("an entry was not written with this ledger's key", where=where)
         previous, expected = row.hash, expected + 1
         yield Entry(row.seq, row.at, row.action, json.loads(row.body), row.previous, row.hash, row.seal)
+
+
+def head_file(key_file: Path) -> Path:
+    """Return where the last entry is noted outside the database."""
+    return key_file.with_name(key_file.name + ".head")
+
+
+def note_head(key_file: Path, entry: Entry) -> None:
+    """Keep the last entry outside the database too, so that `verify` notices a database put back to an old state.
+
+    The transaction is over: a failure here must not look like a failed reservation.
+    """
+    with contextlib.suppress(ConfideError):
+        write_atomic(head_file(key_file), json.dumps({"seq": entry.seq, "hash": entry.hash}), mode=0o600)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from confide.errors import InputError, RunError
+from confide.errors import InputError
 from confide.ledger import _journal, _keys, _tokens
 from confide.ledger import _schema as schema
 from confide.ledger._admission import Admission
 from confide.ledger._keys import Keys, next_key
+from confide.ledger._migrate import copy_sqlite
 from confide.ledger.records import Verified
 
 
@@ -55,26 +55,9 @@ class Upkeep(Admission):
         RunError
             The disk refuses.
         """
-        import sqlite3
-
-        target = Path(file)
         if self._store.file is None:
             raise InputError("a ledger on PostgreSQL is backed up with pg_dump", where=self.where)
-        if target.exists():
-            raise InputError("there is a file already", where=str(target), remedy="choose another name")
-        part = target.with_name(target.name + ".part")
-        try:
-            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-            with (
-                contextlib.closing(sqlite3.connect(self._store.file)) as source,
-                contextlib.closing(sqlite3.connect(part)) as copy,
-            ):
-                source.backup(copy)
-            os.replace(part, target)
-        except (OSError, sqlite3.Error) as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise RunError("the backup cannot be written; the ledger is unharmed", where=str(target)) from error
+        copy_sqlite(self._store.file, Path(file))
 
     def verify(self) -> Verified:
         """Check the journal's chain and seals, and compute every balance again from what was reserved.
@@ -87,4 +70,4 @@ class Upkeep(Admission):
         from confide.ledger._verify import verify
 
         with self._store.read() as connection:
-            return verify(self, connection, self._head_file)
+            return verify(self, connection, _journal.head_file(self._key_file))

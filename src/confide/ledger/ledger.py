@@ -31,6 +31,7 @@ from confide.ledger import _schema as schema
 from confide.ledger._admission import RELATIONS
 from confide.ledger._create import create_tables, key_path
 from confide.ledger._keys import Keys, next_key
+from confide.ledger._migrate import Migrated, check_version, migrate
 from confide.ledger._promises import Promises
 from confide.ledger._readouts import ReadOuts
 from confide.ledger._store import Store, parse_url
@@ -87,6 +88,9 @@ class Ledger(Promises, ReadOuts, Upkeep):
         }
         if store.file is not None and store.file.exists() and store.file.stat().st_size:
             raise InputError("there is a file already", where=store.where, remedy="open it, or choose another path")
+        for folder in {key_file.parent, *([store.file.parent] if store.file else [])}:
+            if not folder.is_dir():
+                raise InputError("the folder does not exist", where=str(folder), remedy=f"mkdir -p {folder}")
         keys.create(key_file)
         try:
             create_tables(store)
@@ -98,6 +102,33 @@ class Ledger(Promises, ReadOuts, Upkeep):
                 key_file.unlink()
             raise
         return cls(store, keys, key_file, facts)
+
+    @classmethod
+    def migrate(
+        cls,
+        url: str | Path,
+        *,
+        key: str | Path | None = None,
+        to: int = schema.SCHEMA_VERSION,
+        backup: str | Path | None = None,
+    ) -> Migrated:
+        """Bring a ledger's tables to another version, up or down, after making a backup. Stop all runs first.
+
+        Parameters
+        ----------
+        to : int
+            The version to reach; default: the newest.
+        backup : path, optional
+            Where to put the backup; default: beside the database (SQLite), in the working folder (PostgreSQL).
+
+        Raises
+        ------
+        InputError
+            No ledger, the wrong key, no such version; going down would lose promises; pg_dump is missing.
+        RunError
+            The backup cannot be written or the database refuses; then nothing changed.
+        """
+        return migrate(url, key=key, to=to, backup=backup)
 
     @classmethod
     def open(cls, url: str | Path, *, key: str | Path | None = None) -> Ledger:
@@ -125,13 +156,7 @@ class Ledger(Promises, ReadOuts, Upkeep):
         missing = {"schema", "ledger", "rule", "relation", "key", "contributors"} - set(facts)
         if missing:
             raise RunError("the ledger's declared facts are damaged", where=store.where, remedy="restore a backup")
-        if facts["schema"] != str(schema.SCHEMA_VERSION):
-            raise InputError(
-                f"this ledger has schema version {facts['schema']}",
-                where=store.where,
-                expected=f"version {schema.SCHEMA_VERSION}",
-                remedy="confide ledger migrate",
-            )
+        check_version(facts["schema"], store.where)
         key_file = key_path(store, key)
         keys = Keys.read(key_file)
         if keys.check() != facts["key"] and next_key(key_file).exists():
