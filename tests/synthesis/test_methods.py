@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from tests.synthesis.panels import dependent_panel
+from synthesis_panels import dependent_panel
 
 from confide.accounting import Gaussian
 from confide.errors import BudgetError, InputError

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.synthesis.panels import random_panel
+from synthesis_panels import random_panel
 
 from confide.mechanisms import SeededNoise
-from confide.synthesis import FlatTree, Meter, PatientUnit, Synthesizer
+from confide.synthesis import (
+    Autoregressive,
+    FlatAIM,
+    FlatTree,
+    Meter,
+    PateGAN,
+    PatientUnit,
+    SplineFlow,
+    Synthesizer,
+    aim,
+)
 from confide.synthesis import patient_unit as module
 
 METHODS: list[Synthesizer] = [
@@ -17,6 +27,12 @@ METHODS: list[Synthesizer] = [
     FlatTree(),
     FlatTree(edges=False, cap=5.0),
     FlatTree(cap=3.0),
+    FlatAIM(visits=2, iterations=2),
+]
+NETWORKS: list[Synthesizer] = [
+    Autoregressive(hidden=3, steps=2),
+    SplineFlow(hidden=3, blocks=2, steps=2),
+    PateGAN(rounds=2, queries=4, hidden=3),
 ]
 
 
@@ -35,7 +51,10 @@ def worst_ratio(method, panel, *, epsilon, seed, scale=None):
         assert meter.parts == other.parts
         for a, b in zip(meter.looks, other.looks, strict=True):
             own = 1.0 if scale is None else scale[patient]
-            worst = max(worst, float(np.linalg.norm(a.exact - b.exact)) / (a.sensitivity * own))
+            if a.norm == "inf":  # a choice: no score may move by more, and nobody's own budget scales it up
+                worst = max(worst, float(np.abs(a.exact - b.exact).max()) / a.sensitivity)
+            else:
+                worst = max(worst, float(np.linalg.norm(a.exact - b.exact)) / (a.sensitivity * own))
     return worst
 
 
@@ -43,17 +62,34 @@ def worst_ratio(method, panel, *, epsilon, seed, scale=None):
 def no_fit(monkeypatch):
     """Leave out what happens after the last look at the data; `test_nothing_else` has the whole."""
     monkeypatch.setattr(module, "fit_chain", lambda *a, **k: None)
+    monkeypatch.setattr(aim, "SAMPLE", 100)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{m}"[:60])
 def test_no_vector_moves_more_than_claimed(method, no_fit):
-    assert 0.5 < most(method, range(12)) <= 1 + 1e-9  # the claim holds and is not empty
+    seeds = range(2 if method.name == "aim" else 8)
+    assert 0.5 < most(method, seeds) <= 1 + 1e-9  # the claim holds and is not empty
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{m}"[:60])
 def test_no_vector_moves_more_than_claimed_over_many_tables(method, no_fit):
-    assert 0.5 < most(method, range(100, 350)) <= 1 + 1e-9
+    seeds = range(100, 115 if method.name == "aim" else 350)
+    assert 0.5 < most(method, seeds) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("method", NETWORKS, ids=lambda m: m.name)
+def test_no_gradient_or_vote_moves_more_than_claimed(method):
+    pytest.importorskip("torch")
+    # a vote is counted in whole teachers: it may not move at all
+    low = -1.0 if method.name == "pate-gan" else 0.5
+    assert low < most(method, range(2)) <= 1 + 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", NETWORKS, ids=lambda m: m.name)
+def test_no_gradient_or_vote_moves_more_than_claimed_over_many_tables(method):
+    assert most(method, range(100, 200 if method.name == "pate-gan" else 130)) <= 1 + 1e-6
 
 
 def most(method, seeds):
@@ -76,7 +112,7 @@ def test_individual_budgets_bound_each_patient(no_fit):
         assert worst_ratio(method, panel, epsilon=10.0, seed=seed, scale=scale) <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("method", METHODS[:4], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", [*METHODS[:4], METHODS[-1], *NETWORKS], ids=lambda m: m.name)
 def test_nothing_else_moves(method):
     """With the same released answers, the neighbouring data set gives the same model and the same table."""
     panel = random_panel(np.random.default_rng(5), patients=30)

@@ -11,21 +11,29 @@ True
 10
 """
 
+from confide.synthesis.aim import FlatAIM
+from confide.synthesis.autoregressive import Autoregressive
 from confide.synthesis.base import Measurement, NoisyModel, RowRule, Synthesizer
 from confide.synthesis.domain import Column, Domain, Panel
+from confide.synthesis.flow import SplineFlow
 from confide.synthesis.meter import Meter
+from confide.synthesis.pategan import PateGAN
 from confide.synthesis.patient_unit import PatientUnit
 from confide.synthesis.trees import FlatTree
 
 __all__ = [
+    "Autoregressive",
     "Column",
     "Domain",
+    "FlatAIM",
     "FlatTree",
     "Measurement",
     "Meter",
     "NoisyModel",
     "Panel",
+    "PateGAN",
     "PatientUnit",
     "RowRule",
+    "SplineFlow",
     "Synthesizer",
 ]

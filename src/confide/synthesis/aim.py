@@ -26,7 +26,7 @@ from confide.synthesis.graphical import Clique, GraphicalModel, Table, cells
 from confide.synthesis.meter import Meter
 from confide.synthesis.slots import Slots, one_hot_gram
 
-SHARE_PATIENTS = 0.01
+SHARE_PATIENTS = 0.02
 ROUNDS_PER_COLUMN = 16
 SELECTION = 0.1
 NOISE_L1 = math.sqrt(2 / math.pi)
@@ -50,8 +50,7 @@ class SlotGenerator:
                 expected="the method 'patient-unit' for a study with rules",
                 remedy='set method.name = "patient-unit", or leave the rules out',
             )
-        panel = self.slots.panel(self.model.sample(patients, rng))
-        return panel
+        return self.slots.panel(self.model.sample(patients, rng), rng)
 
 
 @dataclass(frozen=True)
@@ -120,15 +119,14 @@ class _Run:
             self._measure((var,), measure)
         model = GraphicalModel(self.sizes, [(v,) for v in range(d)])
         model.fit(self.measured, iterations=self.options.iterations)
-        pairs = [(a, b) for a in range(d) for b in range(a + 1, d)]
-        weight = np.full(len(pairs), 1.0)
+        pairs: list[Clique] = [(a, b) for a in range(d) for b in range(a + 1, d)]
         size = np.array([self.sizes[a] * self.sizes[b] for a, b in pairs], dtype=np.float64)
         rng = np.random.default_rng(_PUBLIC_SEED)
         while pairs and meter.left > 1e-9:
             if meter.left < 2 * (measure + select):  # the last round takes what is left
                 select = min(SELECTION * meter.left, meter.left) * (1 - 1e-9)
                 measure = (meter.left - select) * (1 - 1e-9)
-            clique = self._choose(model, pairs, weight, size, measure, select, rng, whole)
+            clique = self._choose(model, pairs, size, measure, select, rng, whole)
             before = self._table(model, clique, rng)
             self._measure(clique, measure)
             wanted = {t.clique for t in self.measured}
@@ -158,7 +156,6 @@ class _Run:
         self,
         model: GraphicalModel,
         pairs: list[Clique],
-        weight: Floats,
         size: Floats,
         measure: float,
         select: float,
@@ -183,7 +180,7 @@ class _Run:
             return cells(self.sizes, known | {pair}) <= limit
 
         # every score is a sum of absolute differences of one table, which one patient moves by at most 1
-        choice = self.meter.choose("which table next", scores * weight, sensitivity=1.0, share=select, allowed=allowed)
+        choice = self.meter.choose("which table next", scores, sensitivity=1.0, share=select, allowed=allowed)
         return pairs[choice]
 
     def _table(self, model: GraphicalModel, clique: Clique, rng: np.random.Generator) -> Floats:

@@ -13,7 +13,7 @@ noisy ones. McKenna, Sheldon and Miklau, "Graphical-model based estimation and i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,19 +97,18 @@ class GraphicalModel:
 
     def __init__(self, sizes: Sequence[int], cliques: Iterable[Clique], start: GraphicalModel | None = None) -> None:
         self.sizes = tuple(int(n) for n in sizes)
-        self.cliques = maximal_cliques(self.sizes, cliques)
+        wanted = {tuple(clique) for clique in cliques}
+        self.cliques = maximal_cliques(self.sizes, wanted)
         self._edges = self._tree()
-        self.potentials: list[Floats] = [np.zeros([self.sizes[v] for v in clique]) for clique in self.cliques]
+        self.potentials: dict[Clique, Floats] = {}
         if start is not None:
-            for clique, potential in zip(start.cliques, start.potentials, strict=True):
-                home = self.home(clique)
-                self.potentials[home] = self.potentials[home] + _spread(potential, clique, self.cliques[home])
+            self.potentials = {clique: values for clique, values in start.potentials.items() if clique in wanted}
         self.tables = self._calibrate(self.potentials)
 
     def home(self, clique: Clique) -> int:
         """Return the smallest clique of the tree that holds `clique`."""
         inside = [i for i, outer in enumerate(self.cliques) if set(clique) <= set(outer)]
-        return min(inside, key=lambda i: (self.potentials[i].size if hasattr(self, "potentials") else 0, i))
+        return min(inside, key=lambda i: (int(np.prod([self.sizes[v] for v in self.cliques[i]])), i))
 
     def _tree(self) -> list[tuple[int, int, Clique]]:
         """Return (child, parent, separator) from the leaves to the roots of a maximum spanning tree of separators."""
@@ -127,9 +126,12 @@ class GraphicalModel:
                     best[i] = (shared, child)
         return edges[::-1]
 
-    def _calibrate(self, potentials: Sequence[Floats]) -> list[Floats]:
+    def _calibrate(self, potentials: Mapping[Clique, Floats]) -> list[Floats]:
         """Return the table of every clique of the tree (belief propagation in logarithms)."""
-        beliefs = [np.array(p) for p in potentials]
+        beliefs = [np.zeros([self.sizes[v] for v in clique]) for clique in self.cliques]
+        for clique, potential in potentials.items():
+            home = self.home(clique)
+            beliefs[home] += _spread(potential, clique, self.cliques[home])
         messages = {}
         for child, parent, separator in self._edges:
             clique = self.cliques[child]
@@ -162,37 +164,39 @@ class GraphicalModel:
             for home, table in zip(homes, measured, strict=True)
         ]
         # in units of the strongest measurement, so that a step of 1 is the right order
-        unit = min(table.deviation for table in measured) if measured else 1.0
+        unit = min((table.deviation for table in measured), default=1.0)
         precision = [(unit / table.deviation) ** 2 for table in measured]
 
-        def loss(tables: Sequence[Floats]) -> tuple[float, list[Floats]]:
-            value, slopes = 0.0, [np.zeros_like(t) for t in tables]
-            for table, home, gone, weight in zip(measured, homes, axes, precision, strict=True):
-                miss = tables[home].sum(axis=gone) - table.values
-                value += 0.5 * weight * float((miss**2).sum())
-                slopes[home] += _spread(weight * miss, table.clique, self.cliques[home])
-            return value, slopes
+        def read(tables: Sequence[Floats]) -> list[Floats]:
+            return [tables[home].sum(axis=gone) for home, gone in zip(homes, axes, strict=True)]
 
-        now, slopes = loss(self.tables)
+        def loss(values: Sequence[Floats]) -> tuple[float, list[Floats]]:
+            misses = [value - table.values for value, table in zip(values, measured, strict=True)]
+            slopes = [weight * miss for weight, miss in zip(precision, misses, strict=True)]
+            return 0.5 * sum(float((g * m).sum()) for g, m in zip(slopes, misses, strict=True)), slopes
+
+        values = read(self.tables)
+        now, slopes = loss(values)
         step = 2.0
         for _ in range(iterations):
             step *= 2.0
             descended = False
             for _ in range(25):
-                potentials = [p - step * g for p, g in zip(self.potentials, slopes, strict=True)]
+                potentials = dict(self.potentials)
+                for table, slope in zip(measured, slopes, strict=True):
+                    potentials[table.clique] = potentials.get(table.clique, 0.0) - step * slope
                 tables = self._calibrate(potentials)
-                value, following = loss(tables)
-                gain = sum(
-                    float((g * (old - new)).sum()) for g, old, new in zip(slopes, self.tables, tables, strict=True)
-                )
-                if now - value >= 0.5 * gain - 1e-15 and value <= now:
+                following = read(tables)
+                reached, steeper = loss(following)
+                gain = sum(float((g * (a - b)).sum()) for g, a, b in zip(slopes, values, following, strict=True))
+                if now - reached >= 0.5 * gain - 1e-15 and reached <= now:
                     descended = True
                     break
                 step *= 0.5
             if not descended:
                 return
-            done = now - value <= tolerance * max(now, 1e-12)
-            self.potentials, self.tables, now, slopes = potentials, tables, value, following
+            done = now - reached <= tolerance * max(now, 1e-12)
+            self.potentials, self.tables, values, now, slopes = potentials, tables, following, reached, steeper
             if done:
                 return
 

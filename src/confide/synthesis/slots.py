@@ -49,12 +49,25 @@ class Slots:
         wide[panel.of_visit[kept], place[kept]] = panel.visit[kept]
         return np.concatenate([panel.static, wide.reshape(panel.patients, -1)], axis=1)
 
-    def panel(self, rows: Ints) -> Panel:
-        """Return patients of wide rows; a slot with any column at "none" is no visit, later ones move up."""
+    def panel(self, rows: Ints, rng: np.random.Generator) -> Panel:
+        """Return patients of wide rows.
+
+        A model may draw "none" in some columns of a slot only. The slot is a visit if fewer than half of its columns
+        say none, and what is missing then is drawn from the column's other values in the same slot of all rows.
+        """
         n, d = len(rows), len(self.domain.static)
-        wide = rows[:, d:].reshape(n, self.visits, len(self.domain.visit))
-        none = np.array([column.cells for column in self.domain.visit], dtype=np.int64)
-        there = (wide < none).all(axis=2)
+        wide = rows[:, d:].reshape(n, self.visits, len(self.domain.visit)).copy()
+        there = np.zeros((n, self.visits), dtype=bool)
+        if wide.shape[2]:
+            none = np.array([column.cells for column in self.domain.visit], dtype=np.int64)
+            there = (wide >= none).sum(axis=2) * 2 < len(none)
+            for k in range(self.visits):
+                for c, cells in enumerate(none):
+                    values = wide[:, k, c]
+                    gap = there[:, k] & (values >= cells)
+                    known = values[values < cells]
+                    pool = known if len(known) else np.arange(cells)
+                    values[gap] = rng.choice(pool, int(gap.sum()))
         return Panel(self.domain, rows[:, :d].copy(), wide[there], there.sum(1).astype(np.int64))
 
 

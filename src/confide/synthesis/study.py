@@ -33,7 +33,7 @@ from confide.synthesis.base import RowRule, Synthesizer
 from confide.synthesis.columns import SynthesisColumn
 from confide.synthesis.declared_rules import Columns, Rule, row_rule
 from confide.synthesis.domain import Domain
-from confide.synthesis.methods import METHODS, WITHOUT_RULES
+from confide.synthesis.methods import METHODS, WITHOUT_BUDGETS, WITHOUT_RULES
 from confide.synthesis.sections import EvaluationSection, EventsSection, PatientsSection, VisitsSection
 from confide.synthesis.useful import smallest_useful_epsilon
 
@@ -76,6 +76,7 @@ class MethodSection(_Section):
     estimand: Literal["visit", "patient"] = "visit"
     target: str | None = None
     cap: float = Field(default=1.0, ge=1)
+    slots: int = Field(default=8, ge=1, le=64)
 
     @field_validator("name")
     @classmethod
@@ -155,6 +156,10 @@ class SynthesisStudy(_Section):
             self._known("subgroups", group)
         if self.privacy.budget != "equal" and self.privacy.budget.column not in self.patients.columns:
             raise ValueError('the budget column must be declared under [patients.columns] (role = "attribute")')
+        if self.privacy.budget != "equal" and self.method.name in WITHOUT_BUDGETS:
+            raise ValueError(
+                f'the method "{self.method.name}" cannot honour budgets by column; use the method "patient-unit"'
+            )
         if self.rules and self.method.name in WITHOUT_RULES:
             raise ValueError(f"the baseline {self.method.name!r} cannot keep rules; use the method 'patient-unit'")
         if not self.features(self.patients):
