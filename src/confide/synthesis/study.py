@@ -161,7 +161,7 @@ class SynthesisStudy(_Section):
                 f'the method "{self.method.name}" cannot honour budgets by column; use the method "patient-unit"'
             )
         if self.rules and self.method.name in WITHOUT_RULES:
-            raise ValueError(f"the baseline {self.method.name!r} cannot keep rules; use the method 'patient-unit'")
+            raise ValueError(f"the method {self.method.name!r} cannot keep rules; use the method 'patient-unit'")
         if not self.features(self.patients):
             raise ValueError("[patients.columns] declares no column to synthesise, for example sex")
         if not set(self.events).isdisjoint({"patients", "visits", "table"}):
