@@ -35,6 +35,7 @@ def demo() -> None:
     run("train", str(STUDY), "--yes", "--ledger", ledger, "--output", str(home / "releases"))
     (release,) = (home / "releases").iterdir()
     run("verify", str(release), "--ledger", ledger)
+    run("evaluate", str(release), "--members", "4", "--budgets", "1,4,8")
     from confide.release import Release
     from confide.report import guarantee_sentence
 

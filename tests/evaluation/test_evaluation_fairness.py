@@ -103,8 +103,8 @@ def test_pearson_between_gap_and_size():
     r, p = gap_correlation([-0.1, -0.05, -0.02, 0.0], [10, 50, 100, 200])
     assert r > 0.8
     assert 0 < p < 0.2
-    with pytest.raises(InputError, match="three groups"):
-        gap_correlation([0.1, 0.2], [1, 2])
+    with pytest.raises(InputError, match="four groups"):
+        gap_correlation([0.1, 0.2, 0.3], [1, 2, 4])
 
 
 def test_threshold_metrics_agree_with_scikit_learn():

@@ -108,6 +108,27 @@ def verify(release: ReleaseFolder, ledger: LedgerUrl = None, as_json: Json = Fal
     run_verify(release, ledger=ledger, as_json=as_json)
 
 
+@app.command("evaluate")
+def evaluate(
+    release: ReleaseFolder,
+    study: Annotated[
+        Path | None, typer.Option("--study", help="The study file; default: the copy in the internal folder.")
+    ] = None,
+    members: Annotated[
+        int, typer.Option(min=0, max=50, help="Models to train with other noise, to see what depends on it.")
+    ] = 5,
+    budgets: Annotated[
+        str | None, typer.Option(help="Epsilons such as 1,4,8 for the picture of privacy against utility.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a release on people who took no part: calibration, groups, chance, budgets. Internal figures."""
+    from confide.cli.evaluate import run_evaluate
+
+    run_evaluate(release, study=study, members=members, budgets=budgets, device=device, as_json=as_json)
+
+
 @app.command("report")
 def report(release: ReleaseFolder, output: Annotated[Path | None, typer.Option("--output", "-o")] = None) -> None:
     """Make the report of a release anew from its certificate alone."""

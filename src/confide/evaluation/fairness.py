@@ -188,16 +188,16 @@ def gap_correlation(gaps: ArrayLike, explanation: ArrayLike) -> tuple[float, flo
     Raises
     ------
     InputError
-        Fewer than three groups, or one side does not vary.
+        Fewer than four groups (three points nearly always lie near a line), or one side does not vary.
     """
     from scipy.stats import pearsonr
 
     x, y = np.asarray(explanation, dtype=np.float64), np.asarray(gaps, dtype=np.float64)
     usable = np.isfinite(x) & np.isfinite(y)
     x, y = x[usable], y[usable]
-    if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if x.size < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise InputError(
-            f"{x.size} groups with figures", expected="at least three groups that differ, for a correlation"
+            f"{x.size} groups with figures", expected="at least four groups that differ, for a correlation"
         )
     result = pearsonr(x, y)
     return float(result.statistic), float(result.pvalue)

@@ -63,6 +63,55 @@ class Reliability(Figure):
     weight: list[Number]
 
 
+class GroupFigure(Figure):
+    """One metric of one declared group of held-out people; `suppressed` says why there is none."""
+
+    attribute: str
+    group: str
+    metric: str = Field(description="'AUROC', 'accuracy_difference' (group minus everybody else), ...")
+    model: str = "this release"
+    value: Number = None
+    low: Number = None
+    high: Number = None
+    contributors: int | None = None
+    suppressed: str = ""
+
+
+class Multiplicity(Figure):
+    """How much of what people are told depends on the noise that was drawn.
+
+    Attributes
+    ----------
+    models, admitted : int
+        Trained under the same plan with other noise, and those that validation cannot tell apart.
+    ambiguity, discrepancy, disagreement : number
+        Shares of held-out rows.
+    conflict : list of number
+        Expected share of rows in conflict for 1, 2, ... models.
+    consistency : list of number
+        Share of rows with a self-consistency of at most 0.1, 0.2, ... 1.
+    coverage, accuracy, residual : number
+        Of the unanimous ensemble of the admitted models.
+    coverage_by_group : dict
+        Attribute and group to coverage.
+    price : str
+        What releasing such an ensemble would cost.
+    """
+
+    models: int
+    admitted: int
+    ambiguity: Number
+    discrepancy: Number
+    disagreement: Number
+    conflict: list[Number]
+    consistency: list[Number]
+    coverage: Number
+    accuracy: Number
+    residual: Number
+    coverage_by_group: dict[str, Number] = {}
+    price: str = ""
+
+
 class Event(Figure):
     """Something that was counted instead of silently happening."""
 
@@ -125,6 +174,12 @@ class InternalFigures(Figure):
     roc : list of Curve
         False positive rate to true positive rate.
     calibration : list of Reliability
+    selective : list of Curve
+        Coverage to accuracy, the least certain predictions deferred first.
+    groups, group_notes : lists
+        Figures by declared group, and how they were made.
+    multiplicity : Multiplicity
+    budgets : list of Measured
     events : list of Event
     data : DataReport
     timing : dict of str to float
@@ -142,6 +197,11 @@ class InternalFigures(Figure):
     metrics: list[Measured] = []
     roc: list[Curve] = []
     calibration: list[Reliability] = []
+    selective: list[Curve] = []
+    groups: list[GroupFigure] = []
+    group_notes: list[str] = []
+    multiplicity: Multiplicity | None = None
+    budgets: list[Measured] = Field(default=[], description="AUROC of models made for other budgets, named 'epsilon 4'")
     events: list[Event] = []
     data: DataReport | None = None
     timing: dict[str, float] = {}

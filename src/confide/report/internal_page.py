@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from confide.report.evaluation_sections import budgets_section, deferral_chart, groups_section, multiplicity_section
 from confide.report.figures import BatchSizes, Curve, DataReport, InternalFigures, Measured, Number, Reliability
 from confide.report.format import Column, Table, interval, number, plural
 from confide.report.page import UNPROTECTED, Section, beside, bullets, facts, page, paragraph
@@ -36,7 +37,10 @@ def internal_report(figures: InternalFigures | Mapping[str, Any]) -> str:
     f = figures if isinstance(figures, InternalFigures) else InternalFigures.model_validate(figures)
     sections = [
         Section("worth", "What the result is worth", _metrics(f)),
-        Section("calibration", "Calibration", _calibration(f.calibration)),
+        Section("calibration", "Calibration", _calibration(f)),
+        Section("groups", "Groups of people", groups_section(f)),
+        Section("multiplicity", "What depends on chance", multiplicity_section(f.multiplicity)),
+        Section("budgets", "Other budgets", budgets_section(f)),
         Section("learning", "Learning", _learning(f)),
         Section("events", "What was counted", _events(f)),
         Section("data", "The data", _data(f.data) if f.data is not None else ""),
@@ -100,7 +104,7 @@ def _metrics(f: InternalFigures) -> str:
 def _metric_chart(name: str, rows: Sequence[Measured]) -> str:
     lower = name.lower()
     guessing = 0.5 if lower.startswith("auroc") else None
-    good = "Smaller is better." if lower.startswith(("brier", "ece")) else "Larger is better."
+    good = "Smaller is better." if lower.startswith(("brier", "ece", "negative")) else "Larger is better."
     return dot_chart(
         [DotRow(m.model, m.value, m.low, m.high, style=0 if m.role == "release" else 1) for m in rows],
         title=f"{name[:1].upper() + name[1:]} on held-out people",
@@ -111,37 +115,34 @@ def _metric_chart(name: str, rows: Sequence[Measured]) -> str:
     )
 
 
-def _calibration(models: Sequence[Reliability]) -> str:
+def _calibration(f: InternalFigures) -> str:
+    models = f.calibration
     if not models:
         return ""
+    text = paragraph(
+        "Measured per entry, because that is what the model predicts; a person's mean score is not the probability "
+        "that any of their entries is positive."
+    )
+    return text + beside([*_reliability(models), *filter(None, [deferral_chart(f)])])
+
+
+def _reliability(models: Sequence[Reliability]) -> list[str]:
     series = []
     for m in models:
         kept = [(p, o) for p, o in zip(m.predicted, m.observed, strict=True) if p is not None and o is not None]
         kept = [(p, o) for p, o in kept if p == p and o == o]
         series.append(Series(m.model, [p for p, _ in kept], [o for _, o in kept], "line"))
-    first = models[0]
-    weights = [_f(w) for w in first.weight]
-    spread = [(_f(p), w) for p, w in zip(first.predicted, weights, strict=True) if p is not None and p == p]
-    return beside(
-        [
-            plot(
-                [*series, Series("perfect calibration", [0, 1], [0, 1], "guide")],
-                title="Reliability",
-                note="On the diagonal, a predicted 30% happens in 30 of 100 cases.",
-                x_label="mean predicted probability in a bin",
-                y_label="observed share",
-                x_range=(0.0, 1.0),
-                y_range=(0.0, 1.0),
-            ),
-            plot(
-                [Series(first.model, [p for p, _ in spread], [w for _, w in spread], "bars")],
-                title="How the predictions are spread",
-                x_label="mean predicted probability in a bin",
-                y_label="cases in the bin",
-                x_range=(0.0, 1.0),
-            ),
-        ]
-    )
+    return [
+        plot(
+            [*series, Series("perfect calibration", [0, 1], [0, 1], "guide")],
+            title="Reliability",
+            note="On the diagonal, a predicted 30% happens in 30 of 100 cases. Every dot stands for as many cases.",
+            x_label="mean predicted probability in a bin",
+            y_label="observed share",
+            x_range=(0.0, 1.0),
+            y_range=(0.0, 1.0),
+        ),
+    ]
 
 
 def _learning(f: InternalFigures) -> str:

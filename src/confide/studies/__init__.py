@@ -1,17 +1,20 @@
 """The runner of a study file, the `Trainer` facade, and `load` for released models."""
 
+from confide.studies.evaluate_model import Evaluated, evaluate_model
 from confide.studies.file import Study, load_study, parse_study
 from confide.studies.rehearse import rehearse_study
 from confide.studies.run import Outcome, Price, Watcher, run_study
 from confide.studies.trainer import LoadedModel, Trainer, load
 
 __all__ = [
+    "Evaluated",
     "LoadedModel",
     "Outcome",
     "Price",
     "Study",
     "Trainer",
     "Watcher",
+    "evaluate_model",
     "load",
     "load_study",
     "parse_study",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -101,14 +102,35 @@ class OptimizerSection(_Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class Subgroups(_Section):
+    """``subgroups = {age = {column = "age", cuts = [50, 65]}}``: limits of a number; a bare name is a column."""
+
+    column: str
+    cuts: tuple[float, ...] = ()
+
+    @field_validator("cuts")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not low < high for low, high in pairwise(value)):
+            raise ValueError("cuts must ascend, for example [50, 65]")
+        return value
+
+
 class EvaluationSection(_Section):
-    """``[evaluation]``: held-out contributors, and what of their figures may leave."""
+    """``[evaluation]``: held-out contributors, and what of their figures may leave.
+
+    `subgroups` names the declared attributes of `confide evaluate`; `threshold` is where a probability becomes a yes;
+    `validation` is the share of the held-out contributors on whom thresholds and members are chosen, never on the rest.
+    """
 
     holdout: float = Field(default=0.25, ge=0, lt=1)
     unit: Literal["contributor", "entry"] = "contributor"
     metrics: Literal["internal"] | Paid = "internal"
     baselines: tuple[str, ...] = ()
     bootstrap: int = Field(default=500, ge=50)
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    subgroups: dict[str, str | Subgroups] = Field(default_factory=dict)
 
     @field_validator("baselines")
     @classmethod
@@ -172,6 +194,14 @@ class Study(_Section):
                 "[public] max_entries is missing: the plan needs a public bound on the entries of one contributor "
                 "(above it a uniform random subset is used, and that is stated)"
             )
+        for name, group in self.evaluation.subgroups.items():
+            column = group if isinstance(group, str) else group.column
+            if column not in self.columns:
+                close = nearest(column, self.columns)
+                raise ValueError(
+                    f"evaluation.subgroups.{name} names the column {column!r}, which is not declared"
+                    + (f"; did you mean {close!r}?" if close else "; declare it under [columns] as an attribute")
+                )
         return self
 
     @property

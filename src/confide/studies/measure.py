@@ -143,10 +143,11 @@ def _pictures(
     if outputs != 1 or prepared.held_out_index is None or prepared.table.labels is None:
         return [], []
     y, s = prepared.table.labels[prepared.held_out], scores
+    # the model predicts entries: a person's mean score against "any entry positive" would look miscalibrated
+    predicted, observed, weight = reliability(y, s, spacing="adaptive")
     if study.evaluation.unit == "contributor":
         y, s = per_contributor(y, s, prepared.held_out_index.of_entry)
     fpr, tpr = roc_curve(y, s)
-    predicted, observed, weight = reliability(y, s, spacing="adaptive")
     curve = Curve(label=name, x=fpr.tolist(), y=tpr.tolist(), y_label="true positive rate")
     return [curve], [
         Reliability(model=name, predicted=predicted.tolist(), observed=observed.tolist(), weight=weight.tolist())
@@ -161,13 +162,13 @@ def baseline_scores(
     assert table.labels is not None
     model = build_model(study, inputs=table.input_shape, outputs=outputs, base=base)
     if name == "non-private":
-        _fit_plainly(study, prepared, model, outputs, watcher)
+        fit_plainly(study, prepared, model, outputs, watcher)
     else:
         _fit_privately(study, prepared, plan, name, model, outputs, watcher, device)
     return np.asarray(probabilities(model, table.features[prepared.held_out], outputs=outputs), dtype=np.float64)
 
 
-def _fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watcher: Any, epochs: int = 200) -> None:
+def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watcher: Any, epochs: int = 200) -> None:
     """Ordinary training without clipping or noise: Adam, every entry once an epoch, entries of equal weight."""
     import torch
 
@@ -194,8 +195,6 @@ def _fit_privately(
 ) -> None:
     """The same budget under another strategy. Its model and figures never leave, so the ledger is not charged."""
     from confide.planning import plan as make
-    from confide.studies.run import _dataset
-    from confide.training import EngineOptions, PrivateRun, Ranks, make_optimizer
 
     counts: dict[int, float] = {}
     for row in plan.classes:
@@ -216,15 +215,33 @@ def _fit_privately(
         budgets=plan.rule if plan.rule is not None else plan.budgets,
         max_contributors=study.public.max_contributors or prepared.train_index.n_contributors,
     )
+    fit_with(study, prepared, other, model, outputs, watcher, device, what=f"baseline: {name}")
+
+
+def fit_with(
+    study: Study,
+    prepared: Prepared,
+    plan: Plan,
+    model: Any,
+    outputs: int,
+    watcher: Any,
+    device: str,
+    *,
+    what: str,
+) -> None:
+    """Train a model that stays inside, under any plan and with noise of its own; the ledger is not charged."""
+    from confide.studies.run import _dataset
+    from confide.training import EngineOptions, PrivateRun, Ranks, make_optimizer
+
     optimizer = make_optimizer(
         study.optimizer.name, model.parameters(), lr=study.optimizer.lr, **study.optimizer.options
     )
-    watcher.begin(f"baseline: {name}", other.steps)
+    watcher.begin(what, plan.steps)
     run = PrivateRun(
         model,
         loss_for(outputs),
         optimizer,
-        other,
+        plan,
         _dataset(prepared),
         options=EngineOptions(device=device),
         progress=lambda done, _total: watcher.step(done),

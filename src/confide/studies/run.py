@@ -490,6 +490,8 @@ class _Run:
             )
         except Exception as error:  # exact figures about held-out people must never decide whether a release is made
             figures = InternalFigures(name=self.study.name, notes=[f"the internal figures failed: {error!r}"])
+        # where `confide evaluate` finds the data again; internal, like all of these figures
+        figures = figures.model_copy(update={"extra": {**figures.extra, "base": str(self.base.absolute())}})
         release = assemble(
             self.study,
             self.text,

@@ -1,0 +1,78 @@
+"""``confide evaluate``: what a release is worth, measured on the people who took no part; internal figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from confide.errors import InputError
+
+
+def run_evaluate(
+    release: Path,
+    *,
+    study: Path | None,
+    members: int,
+    budgets: str | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Measure a release, by its kind, and say where the pictures are."""
+    from confide.release import Release
+
+    artefacts = Release.load(release).certificate.artefacts
+    if "model.safetensors" not in artefacts:
+        raise InputError(
+            "this release holds no model",
+            where=str(release),
+            expected="a release of `confide train`",
+        )
+    _model(release, study=study, members=members, budgets=budgets, device=device, as_json=as_json)
+
+
+def _model(
+    release: Path, *, study: Path | None, members: int, budgets: str | None, device: str | None, as_json: bool
+) -> None:
+    from confide.cli.train import TerminalWatcher
+    from confide.studies.evaluate_model import evaluate_model, summary
+
+    console = Console(stderr=as_json)
+    watcher = TerminalWatcher(console, yes=True)
+    try:
+        found = evaluate_model(
+            release,
+            study=study,
+            members=members,
+            budgets=_numbers(budgets),
+            watcher=watcher,
+            device=device or "auto",
+        )
+    finally:
+        watcher.end()
+    if as_json:
+        print(summary(found))
+        return
+    for line in found.figures.group_notes:
+        console.print(line, highlight=False)
+    if found.figures.multiplicity is not None:
+        m = found.figures.multiplicity
+        console.print(
+            f"{m.admitted} of {m.models} models cannot be told apart; two of them contradict each other on "
+            f"{100 * (m.disagreement or 0):.1f}% of the rows, all agree on {100 * (m.coverage or 0):.1f}%.",
+            highlight=False,
+        )
+    console.print(f"internal report  {found.report}", highlight=False, soft_wrap=True)
+    console.print("These figures are exact: they must not leave.", highlight=False)
+
+
+def _numbers(text: str | None) -> list[float]:
+    if text is None:
+        return []
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or min(values) <= 0:
+        raise InputError(f"--budgets {text!r}", where="command line", expected="positive numbers such as 1,4,8")
+    return values

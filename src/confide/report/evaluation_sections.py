@@ -1,0 +1,166 @@
+"""Sections of the internal report that `confide evaluate` fills: groups, arbitrariness, deferral, budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from confide.report.figures import GroupFigure, InternalFigures, Multiplicity
+from confide.report.format import Column, Table, interval, number, percent
+from confide.report.page import beside, bullets, paragraph
+from confide.report.svg import DotRow, Series, dot_chart, plot
+
+_WORDS = {
+    "positive_rate_difference": "positive rate, group minus everybody else (statistical parity difference)",
+    "accuracy_difference": "accuracy, group minus everybody else (some authors call it statistical parity difference)",
+    "equal_opportunity_difference": "sensitivity, group minus everybody else (equal opportunity difference)",
+    "auroc_difference": "AUROC, group minus everybody else",
+}
+
+
+def groups_section(f: InternalFigures) -> str:
+    """One chart of AUROC an attribute with both models, the differences of the release, and all figures in a table."""
+    if not f.groups and not f.group_notes:
+        return ""
+    text = paragraph(
+        "Figures inside each declared group of held-out people. An interval that excludes 0 in a difference is "
+        "unlikely to be chance, but many groups and figures are looked at, so some will be."
+    )
+    charts = []
+    for attribute in dict.fromkeys(g.attribute for g in f.groups):
+        mine = [g for g in f.groups if g.attribute == attribute]
+        charts.append(_dots(f"AUROC by {attribute}", mine, "AUROC", guide=0.5, said="guessing"))
+        for key, what in (
+            ("accuracy_difference", "Accuracy"),
+            ("equal_opportunity_difference", "Sensitivity"),
+            ("positive_rate_difference", "Positive rate"),
+        ):
+            charts.append(
+                _dots(f"{what} by {attribute}, minus everybody else", mine, key, guide=0.0, said="no difference")
+            )
+    rows = [
+        [
+            g.attribute,
+            g.group,
+            g.model,
+            _WORDS.get(g.metric, g.metric),
+            g.suppressed or number(_f(g.value)),
+            "" if g.suppressed else interval(g.low, g.high),
+            number(_f(g.contributors)),
+        ]
+        for g in f.groups
+    ]
+    names = ("attribute", "group", "model", "figure")
+    columns = [*(Column(n, "left") for n in names), Column("value"), Column("interval"), Column("people")]
+    table = Table(columns, rows).html() if rows else ""
+    return text + bullets(f.group_notes) + beside([c for c in charts if c]) + table
+
+
+def _dots(title: str, groups: Sequence[GroupFigure], metric: str, *, guide: float, said: str) -> str:
+    kept = [g for g in groups if g.metric == metric and not g.suppressed]
+    if not kept:
+        return ""
+    rows = [
+        DotRow(f"{g.group} ({'private' if g.model == 'this release' else g.model})", g.value, g.low, g.high, style=s)
+        for name in dict.fromkeys(g.group for g in kept)
+        for g in kept
+        if g.group == name
+        for s in [0 if g.model == "this release" else 1]
+    ]
+    label = "AUROC (no unit)" if metric == "AUROC" else "difference (no unit)"
+    return dot_chart(rows, title=title, x_label=label, guide=guide, guide_label=said)
+
+
+def deferral_chart(f: InternalFigures) -> str:
+    """Accuracy against the share that is answered."""
+    if not f.selective:
+        return ""
+    return plot(
+        [Series(c.label, [_f(v) for v in c.x], [_f(v) for v in c.y], "line") for c in f.selective],
+        title="Deferring the least certain",
+        note="Further left, more cases go to a person; a useful model is then right more often on the rest.",
+        x_label="share of cases that get an answer",
+        y_label="share of them answered rightly",
+        x_range=(0.0, 1.0),
+        y_range=(0.0, 1.0),
+    )
+
+
+def multiplicity_section(m: Multiplicity | None) -> str:
+    """What depends on the noise that happened to be drawn."""
+    if m is None:
+        return ""
+    text = paragraph(
+        f"{m.models} models were trained under the same plan with other noise; {m.admitted} of them cannot be "
+        "told apart by their AUROC (paired bootstrap over people). Where they contradict one another, what a person is "
+        "told depends on chance."
+    )
+    table = Table(
+        [Column("figure", "left"), Column("value"), Column("what it means", "left")],
+        [
+            ["ambiguity", percent(_f(m.ambiguity)), "some model says otherwise than the release"],
+            ["discrepancy", percent(_f(m.discrepancy)), "the model that differs most from the release"],
+            ["disagreement", percent(_f(m.disagreement)), "two models drawn at random contradict each other"],
+            ["coverage", percent(_f(m.coverage)), "all models agree, so that their ensemble answers"],
+            ["selective accuracy", percent(_f(m.accuracy)), "of what the ensemble answers"],
+            ["residual multiplicity", percent(_f(m.residual)), "two such ensembles would contradict each other"],
+        ],
+    ).html()
+    sizes = [float(i) for i in range(1, len(m.conflict) + 1)]
+    charts = [
+        plot(
+            [Series("share of people in conflict", sizes, [_f(v) for v in m.conflict], "line")],
+            title="Conflict grows with the number of models",
+            note="A figure without the number of models says nothing.",
+            x_label="models compared",
+            y_label="share on which they do not all agree",
+            y_range=(0.0, 1.0),
+        ),
+        plot(
+            [
+                Series(
+                    "share of people at most this consistent",
+                    [i / 10 for i in range(1, 11)],
+                    [_f(v) for v in m.consistency],
+                    "step",
+                )
+            ],
+            title="Self-consistency",
+            note="1: all models agree. Near 0.5: a coin.",
+            x_label="probability that two models agree on a person",
+            y_label="share of people",
+            x_range=(0.0, 1.0),
+            y_range=(0.0, 1.0),
+        ),
+    ]
+    if m.coverage_by_group:
+        charts.append(
+            dot_chart(
+                [DotRow(name, value) for name, value in m.coverage_by_group.items()],
+                title="Who gets an answer from the ensemble",
+                x_label="share of the group on which all models agree",
+                x_range=(0.0, 1.0),
+            )
+        )
+    return text + table + beside(charts) + (paragraph(m.price) if m.price else "")
+
+
+def budgets_section(f: InternalFigures) -> str:
+    """Privacy against utility."""
+    if not f.budgets:
+        return ""
+    return beside(
+        [
+            dot_chart(
+                [DotRow(m.model, m.value, m.low, m.high, style=0 if m.role == "release" else 1) for m in f.budgets],
+                title="Privacy against utility",
+                x_label="AUROC on held-out people (no unit)",
+                guide=0.5,
+                guide_label="guessing",
+                note="One model a budget, so that differences smaller than the intervals mean nothing.",
+            )
+        ]
+    )
+
+
+def _f(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

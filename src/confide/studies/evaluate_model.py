@@ -1,0 +1,433 @@
+"""`confide evaluate` for a released model: calibration, groups of people, arbitrariness and budgets; all internal.
+
+Nothing here leaves: the figures are exact, on held-out contributors, and go to the internal report. The other models
+that are trained (other noise, other budgets, no privacy) stay in memory and are thrown away; they are not charged,
+because nobody outside ever sees them or anything made from them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from confide._files import write_atomic
+from confide.accounting import compose
+from confide.contributors import holdout_mask
+from confide.errors import ConfideError, InputError
+from confide.evaluation import (
+    GroupRule,
+    admitted,
+    auroc,
+    ece,
+    ensemble_report,
+    evaluate,
+    fairness,
+    gap_correlation,
+    nll,
+    null_ece,
+    per_contributor,
+    reliability,
+    selective_curve,
+    youden_threshold,
+)
+from confide.evaluation import multiplicity as mult
+from confide.planning import Plan, plan
+from confide.release import Release
+from confide.report import InternalFigures, internal_report
+from confide.report.figures import Curve, GroupFigure, Measured, Multiplicity, Reliability
+from confide.studies.file import Study, Subgroups, load_study, parse_study
+from confide.studies.measure import fit_plainly, fit_with
+from confide.studies.models import build_model, probabilities
+from confide.studies.prepare import (
+    Prepared,
+    declared_counts,
+    histogram_source,
+    holdout_key,
+    plan_arguments,
+    prepare,
+    schema_of,
+)
+
+F64 = npt.NDArray[np.float64]
+_BINS = 15
+_METRICS = ("AUROC", "accuracy", "sensitivity", "positive rate")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Where `confide evaluate` left its figures."""
+
+    figures: InternalFigures
+    report: Path
+    data: Path
+
+
+@dataclass
+class _Rows:
+    """Held-out rows in the unit of the study: entries, or one row a contributor."""
+
+    labels: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
+    entry_labels: npt.NDArray[np.int64]
+    of_entry: npt.NDArray[np.int64]
+    unit: Any
+    validation: npt.NDArray[np.bool_]
+    validation_entries: npt.NDArray[np.bool_]
+
+    def scores(self, by_entry: F64) -> F64:
+        if self.unit == "entry":
+            return by_entry
+        dummy = np.zeros(by_entry.shape, dtype=np.int64)
+        return per_contributor(dummy, by_entry, self.of_entry)[1]
+
+
+def evaluate_model(
+    release: str | Path,
+    *,
+    study: str | Path | None = None,
+    members: int = 0,
+    budgets: Sequence[float] = (),
+    watcher: Any = None,
+    device: str = "auto",
+) -> Evaluated:
+    """Measure a released model on the people who took no part, and rewrite its internal report with the pictures.
+
+    Parameters
+    ----------
+    release : path
+        A release folder whose internal folder lies beside ``releases``.
+    study : path, optional
+        The study file; default: the copy in the internal folder, with the data where they were.
+    members : int
+        Models to train under the same plan with other noise, to see what depends on the noise (0: leave that out).
+    budgets : sequence of float
+        Epsilons at which to train a model each, for the picture of privacy against utility.
+    watcher : Watcher, optional
+    device : str
+
+    Raises
+    ------
+    InputError
+        No internal folder, nobody held out, or a label of more than two classes.
+    """
+    from confide.studies.run import Quiet
+    from confide.studies.trainer import load
+
+    watcher = watcher or Quiet()
+    loaded = Release.load(release)
+    internal = loaded.internal
+    file = internal / "figures.json"
+    if not file.is_file():
+        raise InputError(
+            "this release has no internal folder here",
+            where=str(internal),
+            expected="figures.json of the run (a release that came from others cannot be measured on their data)",
+            remedy="run `confide evaluate` where the release was made",
+        )
+    figures = InternalFigures.model_validate_json(file.read_text(encoding="utf-8"))
+    declared, base = _study(internal, study, figures)
+    prepared = prepare(declared, base=base, holdout_key=holdout_key(declared, None))
+    if prepared.held_out_index is None or prepared.table.labels is None:
+        raise InputError(
+            "nobody was held out", where="[evaluation] holdout", expected="a share above 0, chosen before training"
+        )
+    label = schema_of(declared).label
+    outputs = schema_of(declared).n_outputs
+    if outputs != 1 or label is None:
+        raise InputError(
+            "groups and multiplicity are measured for a yes/no label",
+            where="[columns]",
+            expected="a label with `positive` classes",
+        )
+    rows = _rows(declared, prepared)
+    held_features = prepared.table.features[prepared.held_out]
+    of_release = np.asarray(
+        probabilities(load(release, base=base).model, held_features, outputs=outputs), dtype=np.float64
+    )
+    private = Plan.from_dict(loaded.certificate.plan)
+
+    def train(how: str, under: Plan | None) -> F64:
+        model = build_model(declared, inputs=prepared.table.input_shape, outputs=outputs, base=base)
+        if under is None:
+            fit_plainly(declared, prepared, model, outputs, watcher)
+        else:
+            fit_with(declared, prepared, under, model, outputs, watcher, device, what=how)
+        return np.asarray(probabilities(model, held_features, outputs=outputs), dtype=np.float64)
+
+    plain = train("non-private", None)
+    threshold, chosen = _threshold(declared, rows, of_release)
+    found: dict[str, Any] = _calibration(rows, {"this release": of_release, "non-private": plain})
+    groups, notes = _groups(declared, prepared, rows, {"this release": of_release, "non-private": plain}, threshold)
+    found["groups"], found["group_notes"] = groups, [chosen, *notes]
+    if members:
+        others = [train(f"model {i + 1} of {members} with other noise", private) for i in range(members)]
+        found["multiplicity"] = _multiplicity(declared, prepared, rows, [of_release, *others], threshold, private)
+    if budgets:
+        found["budgets"] = _budgets(declared, rows, base, budgets, train, plain)
+    update = {**found, "metrics": [*figures.metrics, *_calibration_metrics(rows, of_release, plain, figures)]}
+    figures = figures.model_copy(update=update)
+    write_atomic(internal / "report.html", internal_report(figures))
+    write_atomic(file, figures.to_json())
+    for path in (internal / "report.html", file):
+        path.chmod(0o600)
+    return Evaluated(figures, internal / "report.html", file)
+
+
+def _study(internal: Path, given: str | Path | None, figures: InternalFigures) -> tuple[Study, Path]:
+    if given is not None:
+        return load_study(given), Path(given).parent
+    copy = internal / "study.toml"
+    return parse_study(copy.read_text(encoding="utf-8"), where=str(copy)), Path(figures.extra.get("base", "."))
+
+
+def _rows(study: Study, prepared: Prepared) -> _Rows:
+    index = prepared.held_out_index
+    assert index is not None
+    assert prepared.table.labels is not None
+    labels = prepared.table.labels[prepared.held_out].astype(np.int64)
+    # a second keyed coin for every held-out person: validation for choices, the rest for figures
+    own = holdout_key(study.model_copy(update={"name": study.name + " validation"}), None)
+    share = study.evaluation.validation
+    people = holdout_mask(index, share, own) if share > 0 else np.zeros(index.n_contributors, dtype=bool)
+    if study.evaluation.unit == "contributor":
+        y, _ = per_contributor(labels, labels.astype(np.float64), index.of_entry)
+        return _Rows(y, np.arange(y.size), labels, index.of_entry, "contributor", people, people[index.of_entry])
+    of_entry = index.of_entry
+    return _Rows(labels, of_entry, labels, of_entry, "entry", people[of_entry], people[of_entry])
+
+
+def _threshold(study: Study, rows: _Rows, by_entry: F64) -> tuple[float, str]:
+    """Return the threshold and a sentence about where it comes from."""
+    if not rows.validation.any():
+        return study.evaluation.threshold, f"Threshold {study.evaluation.threshold:g}, declared in the study file."
+    try:
+        value = youden_threshold(rows.labels[rows.validation], rows.scores(by_entry)[rows.validation])
+    except InputError:
+        return (
+            study.evaluation.threshold,
+            f"Threshold {study.evaluation.threshold:g}: the validation contributors are all of one class.",
+        )
+    return value, (
+        f"Threshold {value:.3f}: largest sensitivity + specificity on {int(rows.validation.sum())} validation rows, "
+        "whose people are in no figure below. It is not part of the release; shipping it would have to be paid for."
+    )
+
+
+def _calibration(rows: _Rows, models: dict[str, F64]) -> dict[str, Any]:
+    test = ~rows.validation
+    curves, bins = [], []
+    for name, by_entry in models.items():
+        share, right = selective_curve(rows.labels[test], rows.scores(by_entry)[test])
+        curves.append(Curve(label=name, x=share.tolist(), y=right.tolist(), y_label="accuracy on what is answered"))
+        # the model predicts entries, so that is where a 30% can be a 30%
+        kept = ~rows.validation_entries
+        predicted, observed, weight = reliability(rows.entry_labels[kept], by_entry[kept], spacing="adaptive")
+        bins.append(
+            Reliability(model=name, predicted=predicted.tolist(), observed=observed.tolist(), weight=weight.tolist())
+        )
+    return {"selective": curves, "calibration": bins}
+
+
+def _calibration_metrics(rows: _Rows, of_release: F64, plain: F64, figures: InternalFigures) -> list[Measured]:
+    """ECE beside its value by chance, and the likelihood; measured once, however often this is run."""
+    known = {(m.model, m.metric) for m in figures.metrics}
+    test = ~rows.validation_entries
+    out = []
+    models: list[tuple[str, F64, Any]] = [("this release", of_release, "release"), ("non-private", plain, "baseline")]
+    for name, by_entry, role in models:
+        y, s = rows.entry_labels[test], by_entry[test]
+        wanted = {f"ECE per entry ({_BINS} bins)": _ece, "negative log-likelihood per entry": nll}
+        found = evaluate(y, s, rows.of_entry[test], unit="entry", metrics=wanted, replicates=500)
+        out += [
+            Measured(model=name, metric=key, value=e.value, low=e.low, high=e.high, level=e.level, role=role)
+            for key, e in found.items()
+        ]
+        if role == "release":
+            chance = null_ece(s, bins=_BINS, draws=500)
+            out.append(
+                Measured(
+                    model="by chance, if perfectly calibrated",
+                    metric=f"ECE per entry ({_BINS} bins)",
+                    value=chance.mean,
+                    low=0.0,
+                    high=chance.high,
+                    role="baseline",
+                )
+            )
+    return [m for m in out if (m.model, m.metric) not in known]
+
+
+def _ece(labels: Any, scores: Any, weights: Any = None) -> Any:
+    return ece(labels, scores, weights, bins=_BINS)
+
+
+def _rule(study: Study, declared: str | Subgroups) -> tuple[GroupRule, tuple[str, ...] | None]:
+    rule = GroupRule(declared) if isinstance(declared, str) else GroupRule(declared.column, declared.cuts)
+    categories = study.columns[rule.column].categories
+    if rule.cuts:
+        return rule, rule.names(None)
+    return rule, None if categories is None else rule.names(categories)
+
+
+def _members_of(study: Study, prepared: Prepared, rows: _Rows) -> dict[str, tuple[npt.NDArray[np.str_], Any]]:
+    """Attribute -> (group of each held-out entry, declared groups)."""
+    out = {}
+    for attribute, declared in study.evaluation.subgroups.items():
+        rule, names = _rule(study, declared)
+        member = rule.assign(prepared.table.values(rule.column)[prepared.held_out])
+        if names is not None:
+            names = (*names, *(sorted(set(member.tolist()) - set(names))))
+        out[attribute] = (member, names)
+    return out
+
+
+def _groups(
+    study: Study, prepared: Prepared, rows: _Rows, models: dict[str, F64], threshold: float
+) -> tuple[list[GroupFigure], list[str]]:
+    index = prepared.held_out_index
+    assert index is not None
+    assert prepared.table.labels is not None
+    out: list[GroupFigure] = []
+    notes: list[str] = []
+    keep = ~rows.validation if rows.unit == "entry" else ~rows.validation[index.of_entry]
+    labels = prepared.table.labels[prepared.held_out]
+    if not study.evaluation.subgroups:
+        notes.append('No subgroups are declared; [evaluation] subgroups = {sex = "sex"} names a column.')
+    for attribute, (member, names) in _members_of(study, prepared, rows).items():
+        by_model = {}
+        for name, by_entry in models.items():
+            by_model[name] = fairness(
+                labels[keep],
+                by_entry[keep],
+                index.of_entry[keep],
+                member[keep],
+                attribute=attribute,
+                threshold=threshold,
+                unit=rows.unit,
+                known=names,
+                replicates=study.evaluation.bootstrap,
+            )
+            for group in by_model[name].groups:
+                common: dict[str, Any] = {"attribute": attribute, "group": group.name, "model": name}
+                common["contributors"] = group.contributors
+                if group.suppressed and name == "this release":
+                    notes.append(f"{attribute}: no figures for {group.name!r}, {group.suppressed}.")
+                if group.suppressed:
+                    out.append(GroupFigure(metric="AUROC", suppressed=group.suppressed, **common))
+                kept = {key: e for key, e in group.metrics.items() if key in _METRICS}
+                for key, e in {**kept, **group.differences}.items():
+                    out.append(GroupFigure(metric=key, value=e.value, low=e.low, high=e.high, **common))
+        notes += _gap(attribute, by_model)
+    return out, notes
+
+
+def _gap(attribute: str, by_model: dict[str, Any]) -> list[str]:
+    """Whether the groups that lose most by privacy are the small or the difficult ones."""
+    mine, plain = by_model["this release"].groups, by_model["non-private"].groups
+    shown = [(a, b) for a, b in zip(mine, plain, strict=True) if not a.suppressed and not b.suppressed]
+    gaps = [a.metrics["AUROC"].value - b.metrics["AUROC"].value for a, b in shown]
+    out = []
+    for what, values in (
+        ("number of people", [float(a.contributors) for a, _ in shown]),
+        ("difficulty (non-private AUROC)", [b.metrics["AUROC"].value for _, b in shown]),
+    ):
+        try:
+            r, p = gap_correlation(gaps, values)
+        except InputError:
+            continue
+        out.append(
+            f"{attribute}: correlation of the private minus non-private AUROC with {what}: r = {r:.2f}, p = {p:.2f}."
+        )
+    return out
+
+
+def _multiplicity(
+    study: Study, prepared: Prepared, rows: _Rows, models: list[F64], threshold: float, private: Plan
+) -> Multiplicity:
+    scores = np.stack([rows.scores(one) for one in models])
+    choose = rows.validation if rows.validation.any() else np.ones(rows.labels.size, dtype=bool)
+    try:
+        kept = admitted(rows.labels[choose], scores[:, choose], rows.owners[choose], metric=auroc, replicates=500)
+    except InputError:
+        kept = np.ones(len(models), dtype=bool)
+    test = ~rows.validation
+    said = (scores[kept][:, test] >= threshold).astype(np.int64)
+    by_group: dict[str, float | None] = {}
+    for attribute, (member, _) in _members_of(study, prepared, rows).items():
+        of_row = member if rows.unit == "entry" else _first(member, rows.of_entry)
+        report = ensemble_report(said, rows.labels[test], groups=of_row[test].tolist())
+        by_group |= {f"{attribute}: {name}": value for name, value in report.coverage_by_group.items()}
+    report = ensemble_report(said, rows.labels[test])
+    consistent = mult.self_consistency(said) if len(said) > 1 else np.ones(int(test.sum()))
+    worst = max(private.classes, key=lambda c: c.epsilon)
+    whole = compose([private.guarantee(worst)] * int(kept.sum())).epsilon(private.delta)
+    return Multiplicity(
+        models=len(models),
+        admitted=int(kept.sum()),
+        ambiguity=mult.ambiguity(said),
+        discrepancy=mult.discrepancy(said),
+        disagreement=mult.disagreement(said) if len(said) > 1 else 0.0,
+        conflict=mult.conflict_by_size(said).tolist(),
+        consistency=[float((consistent <= level / 10 + 1e-9).mean()) for level in range(1, 11)],
+        coverage=report.coverage,
+        accuracy=report.accuracy,
+        residual=report.residual_multiplicity,
+        coverage_by_group=by_group,
+        price=f"Releasing all {int(kept.sum())} models would cost epsilon {whole:.2f} at delta {private.delta:g} "
+        f"instead of {worst.epsilon:.2f}; an ensemble at the same total has to be trained with more noise each.",
+    )
+
+
+def _first(member: npt.NDArray[np.str_], of_entry: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+    _, first = np.unique(of_entry, return_index=True)
+    return member[first]
+
+
+def _budgets(study: Study, rows: _Rows, base: Path, budgets: Sequence[float], train: Any, plain: F64) -> list[Measured]:
+    source = histogram_source(study)
+    counts = declared_counts(study, base) if source == "public" else None
+    arguments = plan_arguments(study, counts, source if source == "public" else "none")
+    out = []
+    test = ~rows.validation
+    for epsilon in (*budgets, None):
+        if epsilon is None:
+            name, by_entry = "non-private", plain
+        else:
+            name = f"epsilon {epsilon:g}"
+            try:
+                by_entry = train(f"a model for {name}", plan(**{**arguments, "epsilon": epsilon, "budgets": None}))
+            except ConfideError as error:
+                raise InputError(
+                    f"no plan for {name}: {error.what}", where="--budgets", expected="budgets that the study can reach"
+                ) from error
+        one = evaluate(
+            rows.labels[test],
+            rows.scores(by_entry)[test],
+            rows.owners[test],
+            unit="entry",
+            metrics={"AUROC": auroc},
+            replicates=study.evaluation.bootstrap,
+        )["AUROC"]
+        out.append(
+            Measured(
+                model=name,
+                metric="AUROC",
+                value=one.value,
+                low=one.low,
+                high=one.high,
+                level=one.level,
+                role="baseline" if epsilon is None else "release",
+            )
+        )
+    return out
+
+
+def summary(evaluated: Evaluated) -> str:
+    """Return the figures as one JSON document, for `--json`."""
+    return json.dumps(json.loads(evaluated.figures.to_json()), indent=1)

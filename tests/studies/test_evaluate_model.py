@@ -1,0 +1,81 @@
+"""`evaluate_model`: internal figures of a release on people who took no part, in the report and nowhere else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from clinic import Clinic
+
+from confide.cli import main
+from confide.errors import InputError
+from confide.studies import evaluate_model, load_study
+
+GROUPS = 'subgroups = {sex = "sex", pressure = {column = "pressure", cuts = [130]}}\nvalidation = 0.3\n'
+
+
+def with_groups(clinic: Clinic, more: str = GROUPS) -> None:
+    text = clinic.study.read_text().replace("holdout = 0.25\n", "holdout = 0.6\n" + more)
+    clinic.study.write_text(text)
+
+
+def test_groups_multiplicity_and_budgets_reach_the_internal_report_and_nothing_leaves(clinic: Clinic) -> None:
+    with_groups(clinic)
+    outcome = clinic.run()
+    folder = outcome.release.path
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    spent = clinic.spent()
+    found = evaluate_model(folder, members=3, budgets=(1.0,))
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert clinic.spent() == spent
+    f = found.figures
+    assert f.multiplicity is not None
+    assert f.multiplicity.models == 4
+    assert 1 <= f.multiplicity.admitted <= 4
+    assert len(f.multiplicity.conflict) == f.multiplicity.admitted
+    assert [m.model for m in f.budgets] == ["epsilon 1", "non-private"]
+    assert {g.attribute for g in f.groups} == {"sex", "pressure"}
+    shown = {(g.attribute, g.group) for g in f.groups}
+    assert {("pressure", "below 130"), ("pressure", "130 and above")} <= shown
+    assert any("validation rows" in note for note in f.group_notes)
+    page = found.report.read_text()
+    assert page.count("What depends on chance") >= 1
+    assert "Groups of people" in page
+    assert "must not leave" in page
+    again = json.loads(found.data.read_text())
+    assert again["multiplicity"]["models"] == 4
+    # run a second time, figures are replaced and not piled up
+    second = evaluate_model(folder).figures
+    assert len(second.metrics) == len(f.metrics)
+
+
+def test_a_small_group_is_suppressed_with_its_reason(clinic: Clinic) -> None:
+    with_groups(clinic, 'subgroups = {pressure = {column = "pressure", cuts = [219]}}\n')
+    found = evaluate_model(clinic.run().release.path).figures
+    (row, *_) = [g for g in found.groups if g.group == "219 and above"]
+    assert row.suppressed == "fewer than 10 people"
+    assert row.value is None
+    assert any("219 and above" in note for note in found.group_notes)
+
+
+def test_an_unknown_column_is_found_in_the_study_file(clinic: Clinic) -> None:
+    with_groups(clinic, 'subgroups = {sex = "sx"}\n')
+    with pytest.raises(InputError, match="did you mean 'sex'"):
+        load_study(clinic.study)
+
+
+def test_without_an_internal_folder_nothing_can_be_measured(clinic: Clinic) -> None:
+    outcome = clinic.run()
+    outcome.release.internal.rename(clinic.home / "elsewhere")
+    with pytest.raises(InputError, match="no internal folder"):
+        evaluate_model(outcome.release.path)
+
+
+def test_command_line(clinic: Clinic, capsys: pytest.CaptureFixture[str]) -> None:
+    with_groups(clinic)
+    folder = clinic.run().release.path
+    assert main(["evaluate", str(folder), "--members", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "internal report" in shown
+    assert "2 models cannot be told apart" in shown
+    assert main(["evaluate", str(folder), "--budgets", "much"]) == 2
