@@ -36,7 +36,7 @@ from confide.accounting.more_mechanisms import (
     ZCDPBudget,
 )
 from confide.accounting.renyi import RDP_ORDERS, rdp_delta, rdp_epsilon
-from confide.accounting.selection import PrivateSelection
+from confide.accounting.selection import PrivateSelection, mean_of_runs, success_for
 
 __all__ = [
     "RDP_ORDERS",
@@ -72,9 +72,11 @@ __all__ = [
     "coupled_sample",
     "coupled_scale",
     "epsilons",
+    "mean_of_runs",
     "mechanism_from_dict",
     "rdp_delta",
     "rdp_epsilon",
     "solve_clips",
     "solve_rates",
+    "success_for",
 ]

@@ -172,6 +172,8 @@ class Guarantee:
         values = np.asarray(epsilons, float)
         if not np.all((values >= 0) & np.isfinite(values)):
             raise InputError("an epsilon is negative or not a number", expected="numbers, at least 0")
+        if self.pure_epsilon == 0:
+            return np.zeros(values.shape)
         if self._renyi_only or self.mu is not None:
             return np.array([self.delta(float(e)) for e in values.ravel()]).reshape(values.shape)
         return self._composition.delta_profile(values)

@@ -86,7 +86,7 @@ def lattice_step(found: Saddle, tilt: float, gap: float) -> float:
         near = np.minimum(np.maximum(first * steps - second, 0.0), mass * steps**2 / 6)
         cost += count * (near + (1 - mass) * steps**2 / 6)
     gaps = np.maximum.accumulate(0.8 * (tilt + 1) * cost)
-    return float(np.exp(np.interp(np.log(gap), np.log(np.maximum(gaps, 1e-300)), np.log(steps))))
+    return float(np.exp(np.interp(np.log(max(gap, 1e-12)), np.log(np.maximum(gaps, 1e-300)), np.log(steps))))
 
 
 def size(found: Saddle, steps: int, *, delta: float | None = None, epsilon: float | None = None) -> Sizing:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from confide.planning import Comparison, Row
+    from confide.planning import Comparison, Row, SearchPrice
+    from confide.studies.file import Study
 
 __all__ = ["compare_study", "plan_command", "render_classes", "render_comparison"]
 
@@ -72,13 +73,19 @@ def plan_command(
     with messages.status("calibrating every strategy ...") if messages.is_terminal else nullcontext():
         if study is not None:
             comparison = compare_study(study, strategy=strategy)
+            price = price_of_search(study)
         else:
-            comparison = _compare_options(options, strategy)
+            comparison, price = _compare_options(options, strategy), None
     if as_json:
-        typer.echo(json.dumps(comparison.to_json_dict(), indent=1, allow_nan=False))
+        values = comparison.to_json_dict()
+        if price is not None:
+            values["search"] = price.to_dict()
+        typer.echo(json.dumps(values, indent=1, allow_nan=False))
         return
     console = Console()
     render_comparison(comparison, console, comparison.stamp)
+    if price is not None:
+        render_search(price, console)
     if strategy is not None:
         for sigma in comparison.noise_multipliers:
             render_classes(_named(comparison, strategy, sigma), console, levels=len(comparison.budgets) > 1)
@@ -123,6 +130,55 @@ def _budgets(text: str | None) -> list[float] | str | None:
         return text
 
 
+def price_of_search(path: Path) -> SearchPrice | None:
+    """Return what a study's hyper-parameter search costs beside the plan without it; None where it has none."""
+    from confide.planning import search_price
+    from confide.studies.file import load_study
+
+    study = load_study(path)
+    if study.search is None:
+        return None
+    arguments = _constants(study, path.parent)
+    return search_price(arguments.pop("search"), str(arguments.pop("strategy")), **arguments)
+
+
+def render_search(price: SearchPrice, console: Console) -> None:
+    """Print a plan without and with its search, and what that means."""
+    from rich.table import Table
+
+    search = price.search
+    console.print(
+        f"\nThe study's search, by strategy {price.searched.strategy}: {search.expected_runs:.3g} runs on average "
+        f"({search.law}), each with a noisy score; only the best run is shown",
+        style="bold",
+        highlight=False,
+        markup=False,
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("")
+    last = price.searched.classes[-1].entries
+    for name in ("gradients\nper step", "effective\nnoise", "rate\nk=1", f"rate\nk={last}", "epsilon\nmin to max"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, row in (("one run, no search", price.without), ("each run of the search", price.searched)):
+        table.add_row(
+            label,
+            _number(row.work),
+            _noise(row.effective_noise),
+            f"{row.classes[0].rate:.4g}",
+            f"{row.classes[-1].rate:.4g}",
+            _range(row),
+        )
+    console.print(table)
+    ratio = price.noise_ratio
+    if ratio is not None:
+        console.print(
+            f"Each run bears {ratio:.2f} times the noise of one run without a search: the search pays if its best "
+            "candidate gains more than that loses.",
+            highlight=False,
+            markup=False,
+        )
+
+
 def compare_study(path: Path, *, strategy: str | None = None) -> Comparison:
     """Compare strategies for a study file: on its declared histogram, or on exact counts, which makes it internal.
 
@@ -138,26 +194,33 @@ def compare_study(path: Path, *, strategy: str | None = None) -> Comparison:
     Comparison
         ``stamp`` is set where private counts were looked at.
     """
-    import numpy as np
-
     from confide.planning import compare
-    from confide.studies import prepare as studies
     from confide.studies.file import load_study
 
-    study = load_study(path)
-    counts: Any = studies.declared_counts(study, path.parent)
+    arguments = _constants(load_study(path), path.parent)
+    extra = [str(arguments.pop("strategy")), *([strategy] if strategy else [])]
+    arguments.pop("search")
+    return compare(**arguments, strategies=extra)
+
+
+def _constants(study: Study, base: Path) -> dict[str, Any]:
+    """Return what a study's comparison is made from; private counts are looked at where none were declared."""
+    import numpy as np
+
+    from confide.studies import prepare as studies
+
+    counts: Any = studies.declared_counts(study, base)
     source = "public"
     if counts is None:
         from confide.data import read_sources
 
-        table = read_sources(study.data, studies.schema_of(study), base=path.parent)
+        table = read_sources(study.data, studies.schema_of(study), base=base)
         own, numbers = np.unique(table.index.counts, return_counts=True)
         counts, source = dict(zip(own.tolist(), numbers.tolist(), strict=True)), "preview"
     arguments = studies.plan_arguments(study, counts, source)
-    extra = [str(arguments.pop("strategy")), *([strategy] if strategy else [])]
     for name in ("clip_norm", "denominator"):
         arguments.pop(name, None)
-    return compare(**arguments, strategies=extra)
+    return arguments
 
 
 def _named(comparison: Comparison, strategy: str, sigma: float) -> Row:

@@ -67,4 +67,6 @@ def tight_epsilon(texts: tuple[str, ...], delta: float) -> float:
 
 def _as_add_remove(values: dict[str, Any]) -> dict[str, Any]:
     parts = [{**part, "relation": "add/remove"} for part in values["parts"]]
+    # a search holds what one run costs as a guarantee of its own
+    parts = [{**part, "base": _as_add_remove(part["base"])} if "base" in part else part for part in parts]
     return {**values, "relation": "add/remove", "parts": parts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -32,4 +33,6 @@ class LedgerSection(BaseModel):
     @field_validator("url")
     @classmethod
     def _no_password(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not re.match(r"(sqlite|postgresql(\+\w+)?)://", value):
+            raise ValueError("is no address of a ledger; expected sqlite:///FILE, postgresql://... or env:VARIABLE")
         return without_password(value)

@@ -17,7 +17,8 @@ from confide.planning.planner import plan
 from confide.planning.plans import Plan, PlanClass
 from confide.planning.policy import STRATEGIES, Assignment, Policy, resolve_strategy
 from confide.planning.rules import BudgetRule
-from confide.planning.side_by_side import NOISE_MULTIPLIERS, OVERPROTECTED_BELOW, compare
+from confide.planning.search import Search
+from confide.planning.side_by_side import NOISE_MULTIPLIERS, OVERPROTECTED_BELOW, SearchPrice, compare, search_price
 
 __all__ = [
     "NOISE_MULTIPLIERS",
@@ -34,7 +35,10 @@ __all__ = [
     "Policy",
     "QuantileClipping",
     "Row",
+    "Search",
+    "SearchPrice",
     "compare",
     "plan",
     "resolve_strategy",
+    "search_price",
 ]

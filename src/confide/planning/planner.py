@@ -14,7 +14,8 @@ from confide.errors import InputError
 from confide.planning.histogram import EntryCounts, tidy
 from confide.planning.options import QuantileClipping
 from confide.planning.plans import Plan, PlanClass
-from confide.planning.policy import Assignment, Costs, Policy, positive, resolve_strategy, whole_number
+from confide.planning.policy import Assignment, Policy, positive, resolve_strategy, whole_number
+from confide.planning.search import Search, costs_for
 from confide.planning.setting import Budgets, Setting, settle
 
 __all__ = ["plan"]
@@ -56,6 +57,7 @@ def plan(
     relation: str | None = None,
     clipping: QuantileClipping | None = None,
     correlation: str | Correlation | None = None,
+    search: Search | None = None,
 ) -> Plan:
     """Fix a plan before any data is touched.
 
@@ -94,6 +96,9 @@ def plan(
     correlation : str or Correlation, optional
         ``"banded(b)"`` or ``"blt(b)"``: noise correlated over steps; every contributor then takes part in at most one
         of any b steps in a row (b groups in turn), and is accounted over ceil(steps / b) steps.
+    search : Search, optional
+        Terms of a hyper-parameter search: rates or clips are then solved so that the whole search, all its runs and
+        scores together, stays within the budgets.
 
     Returns
     -------
@@ -127,8 +132,14 @@ def plan(
         max_contributors=max_contributors,
         relation=relation,
     )
+    if search is not None and correlation is not None and not correlation.amplifies:
+        raise InputError(
+            "a search cannot be priced with this correlation: its clips are not solved for",
+            where="search",
+            expected='independent noise, or correlation "banded(b)"',
+        )
     clip_norm = positive(clip_norm, "clip_norm")
-    costs = Costs(positive(noise_multiplier, "noise_multiplier"), setting.steps, setting.delta)
+    costs = costs_for(positive(noise_multiplier, "noise_multiplier"), setting.steps, setting.delta, search)
     policy = setting.policy(resolve_strategy(strategy, median=setting.median), costs)
     if correlation is None or correlation.amplifies:
         table = policy.assign(setting.entries, setting.budgets)
@@ -163,6 +174,7 @@ def plan(
         entry_counts=setting.counts if open_numbers else None,
         clipping=clipping,
         correlation=correlation,
+        search=search,
     )
 
 

@@ -27,8 +27,9 @@ from confide.accounting import Correlation, Guarantee, SampledGaussian
 from confide.errors import InputError, VerificationError
 from confide.planning.histogram import HISTOGRAMS, STAMP, EntryCounts
 from confide.planning.options import QuantileClipping
-from confide.planning.policy import Costs, Policy, positive, whole_number
+from confide.planning.policy import Policy, positive, whole_number
 from confide.planning.rules import BudgetRule
+from confide.planning.search import Search, costs_for
 
 if TYPE_CHECKING:
     from confide.planning.comparison import Comparison
@@ -37,7 +38,7 @@ __all__ = ["FORMAT", "Plan", "PlanClass"]
 
 FORMAT = 1
 RELATIONS = ("add/remove", "zero-out")
-OPTIONAL = ("clipping", "correlation")
+OPTIONAL = ("clipping", "correlation", "search")
 _SAME = 1e-9
 # a certified epsilon lies up to about 0.1 % above the true one; a check that fails is repeated at this width
 _FINE = 1e-4
@@ -107,6 +108,8 @@ class Plan:
         A clipping norm that follows a quantile, starting at `clip_norm`; None: it stays as it is.
     correlation : Correlation or None
         Noise correlated over steps, with the participation pattern that its sensitivity rests on; None: independent.
+    search : Search or None
+        Terms of a hyper-parameter search: every epsilon here is that of the whole search.
     """
 
     strategy: str
@@ -125,6 +128,7 @@ class Plan:
     entry_counts: EntryCounts | None = None
     clipping: QuantileClipping | None = None
     correlation: Correlation | None = None
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         for name in ("noise_multiplier", "clip_norm", "delta", "denominator"):
@@ -245,8 +249,9 @@ class Plan:
         return self.policy.mechanism(entries=c.entries, rate=c.rate, clip_norm=c.clip_norm, relation=self.relation)
 
     def guarantee(self, c: PlanClass) -> Guarantee:
-        """Return what a contributor of class `c` is guaranteed over all steps."""
-        return self.mechanism(c).guarantee(self.rounds)
+        """Return what a contributor of class `c` is guaranteed over all steps, and over the whole search if any."""
+        training = self.mechanism(c).guarantee(self.rounds)
+        return training if self.search is None else self.search.over(training)
 
     def compare(self, entry_counts: EntryCounts | Mapping[Any, Any] | str | None = None) -> Comparison:
         """Return all strategies side by side under this plan's constants, with this plan's strategy among them.
@@ -284,7 +289,7 @@ class Plan:
             A class states less than it spends, spends more than its budget (`per-entry` states that it does), or uses
             more entries than the strategy allows: the plan was changed by hand, or damaged.
         """
-        costs = Costs(self.noise_multiplier, self.rounds, self.delta)
+        costs = costs_for(self.noise_multiplier, self.rounds, self.delta, self.search)
         self._check_correlation()
         for c in self.classes:
             used = int(self.policy.used([c.entries])[0])
@@ -353,6 +358,8 @@ class Plan:
             values["clipping"] = self.clipping.to_dict(self.noise_multiplier)
         if self.correlation is not None:
             values["correlation"] = self.correlation.to_dict()
+        if self.search is not None:
+            values["search"] = self.search.to_dict()
         return values
 
     @classmethod
@@ -382,6 +389,8 @@ class Plan:
             classes = tuple(_class_from(row) for row in values["classes"])
             counts = values["entry_counts"]
             arguments = {name: values[name] for name in names if name in values}
+            if values.get("search") is not None:
+                arguments["search"] = Search.from_dict(values["search"])
             arguments["budgets"] = tuple(positive(b, "plan budgets") for b in values["budgets"])
             arguments["classes"] = classes
             if counts is not None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from confide.planning.comparison import Comparison, Estimand, Row
 from confide.planning.histogram import STAMP, EntryCounts
 from confide.planning.planner import classes_of
 from confide.planning.policy import STRATEGIES, Assignment, Costs, Policy, positive, resolve_strategy
+from confide.planning.search import Search, costs_for
 from confide.planning.setting import Budgets, Setting, settle
 
-__all__ = ["NOISE_MULTIPLIERS", "OVERPROTECTED_BELOW", "compare"]
+__all__ = ["NOISE_MULTIPLIERS", "OVERPROTECTED_BELOW", "SearchPrice", "compare", "search_price"]
 
 # shown side by side when no noise multiplier is given: fixed here, whatever the data
 NOISE_MULTIPLIERS = (0.7, 1.0, 2.0)
@@ -200,6 +202,67 @@ def compare(
         setting.levels,
         _notes(setting),
     )
+
+
+@dataclass(frozen=True)
+class SearchPrice:
+    """One strategy without a hyper-parameter search and with it: the same budgets, noise and steps, other rates.
+
+    Attributes
+    ----------
+    search : Search
+    without, searched : Row
+        The strategy's figures for one run, and for each run of the search.
+    """
+
+    search: Search
+    without: Row
+    searched: Row
+
+    @property
+    def noise_ratio(self) -> float | None:
+        """How many times noisier each run of the search is than one run alone; None without a histogram."""
+        alone, within = self.without.effective_noise, self.searched.effective_noise
+        return None if not alone or not within else within / alone
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            **self.search.to_dict(),
+            "expected_runs": self.search.expected_runs,
+            "strategy": self.searched.strategy,
+            "noise_ratio": self.noise_ratio,
+            "without": self.without.to_dict(),
+            "searched": self.searched.to_dict(),
+        }
+
+
+def search_price(search: Search, strategy: str, **constants: Any) -> SearchPrice:
+    """Say what a search costs one strategy.
+
+    Parameters
+    ----------
+    search : Search
+    strategy : str
+    **constants
+        As for `compare`, with a noise multiplier.
+
+    Raises
+    ------
+    UnreachableError
+        The scores and the choice alone spend the budget; the message names the least one.
+    """
+    sigma = positive(constants.pop("noise_multiplier"), "noise_multiplier")
+    setting = settle(**{"max_entries": None, "histogram": None, "budgets": None, "max_contributors": None} | constants)
+    name = resolve_strategy(strategy, median=setting.median)
+    rows = []
+    for terms in (None, search):
+        costs = costs_for(sigma, setting.steps, setting.delta, terms)
+        row, problem = _row(name, setting, setting.policy(name, costs))
+        if problem is not None:
+            raise problem
+        rows.append(row)
+    return SearchPrice(search, rows[0], rows[1])
 
 
 def _notes(setting: Setting) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from confide.accounting import Guarantee, compose, mechanism_from_dict
+from confide.accounting import Guarantee, Mechanism, PrivateSelection, compose, mechanism_from_dict
 from confide.errors import InputError
 from confide.release.certificate import Facts, Part
 
@@ -40,8 +40,13 @@ def restate(guarantee: Guarantee, relation: str) -> Guarantee:
             f"a guarantee under {guarantee.relation!r} cannot be stated under {relation!r}",
             expected="mechanisms accounted under the relation of the release",
         )
-    parts = tuple((dataclasses.replace(m, relation=relation), n) for m, n in guarantee.parts)  # type: ignore[type-var]
-    return Guarantee(parts)
+    return Guarantee(tuple((_moved(m, relation), n) for m, n in guarantee.parts))
+
+
+def _moved(mechanism: Mechanism, relation: str) -> Mechanism:
+    if isinstance(mechanism, PrivateSelection):
+        return mechanism.restated(relation)
+    return dataclasses.replace(mechanism, relation=relation)  # type: ignore[type-var]
 
 
 def exchanged(guarantee: Guarantee) -> Guarantee | None:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from confide._files import sha256_of
-from confide.accounting import Correlation
+from confide.accounting import Correlation, success_for
 from confide.errors import ConfideError, VerificationError
 from confide.release import crosscheck
 from confide.release.build import facts_of
-from confide.release.certificate import Certificate, ClassGuarantee, Facts
+from confide.release.certificate import Certificate, ClassGuarantee, Facts, Part
 from confide.release.folder import CERTIFICATE_FILE, Release
 from confide.release.rebuild import guarantee_of
 from confide.release.schema import shipped_schema
@@ -227,7 +227,10 @@ def _class_differs(c: Certificate, one: ClassGuarantee, row: dict[str, Any]) -> 
     for key in ("rate", "clip_norm", "entries_used"):
         if row.get(key) != getattr(one, key):
             return f"{key} is {getattr(one, key)}, the plan says {row.get(key)}"
-    sampled = [p for p in one.parts if p.mechanism.get("mechanism") == "sampled-gaussian"]
+    parts, problem = _runs(c, one)
+    if problem is not None:
+        return problem
+    sampled = [p for p in parts if p.mechanism.get("mechanism") == "sampled-gaussian"]
     rounds = _rounds(c)
     trained = [p for p in sampled if p.steps == rounds]
     if not trained:
@@ -245,6 +248,36 @@ def _class_differs(c: Certificate, one: ClassGuarantee, row: dict[str, Any]) -> 
     first = trained[0].mechanism
     differing = [f"{k} {first.get(k, 1)} instead of {v}" for k, v in wanted.items() if first.get(k, 1) != v]
     return "its mechanism does not follow from the plan: " + ", ".join(differing)
+
+
+def _runs(c: Certificate, one: ClassGuarantee) -> tuple[Sequence[Part], str | None]:
+    """Return the parts of one training run, and how the search around it differs from the plan's, if it does."""
+    searches = [p for p in one.parts if p.mechanism.get("mechanism") == "private-selection"]
+    terms = c.plan.get("search")
+    if terms is None:
+        return one.parts, "a search that the plan does not name" if searches else None
+    if len(searches) != 1 or searches[0].steps != 1:
+        return one.parts, "the plan names one search, the guarantee does not hold exactly one"
+    stated = searches[0].mechanism
+    parts = [
+        Part(mechanism={k: v for k, v in part.items() if k != "steps"}, steps=part.get("steps", 1))
+        for part in stated.get("base", {}).get("parts", [])
+    ]
+    if stated.get("law") != terms.get("law"):
+        return parts, f"the number of runs follows {stated.get('law')!r}, the plan says {terms.get('law')!r}"
+    if terms["law"] == "poisson":
+        same = stated.get("mean") == terms.get("mean_runs")
+    else:
+        gamma = terms.get("success") or success_for(terms["shape"], terms["mean_runs"])
+        same = stated.get("shape") == terms.get("shape") and _close(stated.get("success", 0.0), gamma)
+    if not same:
+        return parts, "the law of the number of runs is not the plan's"
+    noise = terms.get("score_noise_multiplier")
+    if not any(
+        p.mechanism.get("mechanism") == "gaussian" and p.mechanism.get("noise_multiplier") == noise for p in parts
+    ):
+        return parts, f"no score with the plan's noise multiplier {noise}"
+    return parts, None
 
 
 def _figures(c: Certificate) -> Iterator[Check]:

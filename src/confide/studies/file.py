@@ -12,20 +12,94 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from confide.data import ColumnSpec, SourceSpec
 from confide.errors import InputError, nearest
 from confide.ledger.section import LedgerSection
+from confide.planning import Search, resolve_strategy
+
+#: What ``[optimizer]`` knows by name; `confide.training`, which loads torch, has them.
+OPTIMIZERS = ("sgd", "adam", "adamw", "dp-adam")
+
+
+def _in_words(error: InputError) -> str:
+    parts = [error.what, error.expected and f"expected {error.expected}", error.remedy]
+    return "; ".join(part for part in parts if part)
+
+
+def _named(value: str, known: tuple[str, ...], what: str) -> str:
+    if value in known:
+        return value
+    close = nearest(value, known)
+    raise ValueError(
+        f"unknown {what} {value!r}; expected {', '.join(known)}" + (f"; did you mean {close!r}?" if close else "")
+    )
+
+
+@cache
+def model_names() -> tuple[str, ...]:
+    """Return what ``[model]`` knows by name, read from the sources of `confide.nn`: importing it would load torch."""
+    found: list[str] = []
+    for source in sorted((Path(__file__).parent.parent / "nn").rglob("*.py")):
+        found += re.findall(r"^@register\(\"([a-z0-9-]+)\"", source.read_text(encoding="utf-8"), re.MULTILINE)
+    return tuple(found)
+
+
+def _model_name(value: str) -> str:
+    known = model_names()
+    # an installation without sources (compiled only) finds a wrong name when the model is built
+    return value if ":" in value or not known else _named(value, known, "model")
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
+OptimizerName = Annotated[str, AfterValidator(lambda value: _named(value, OPTIMIZERS, "optimizer"))]
+
+
+def _scalars(annotation: Any) -> set[Any]:
+    """Plain types in an annotation, without those inside containers."""
+    if get_origin(annotation) in (Union, UnionType):
+        return {one for part in get_args(annotation) for one in _scalars(part)}
+    if get_origin(annotation) is Annotated:
+        return _scalars(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    return {annotation}
 
 
 class _Section(BaseModel):
     # an input may hold a password: it is never repeated in an error
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a number in quotes, and true for 1: a study file that says one thing and means another."""
+        wanted = _scalars(cls.model_fields[str(info.field_name)].annotation)
+        if wanted & {float, int} and not wanted & {str, bool} and isinstance(value, str | bool):
+            if isinstance(value, bool):
+                raise ValueError(f"is {str(value).lower()}, a yes or no; a number is needed: {info.field_name} = 4")
+            try:
+                float(value)
+            except ValueError:
+                raise ValueError("is text; a number is needed, without quotes") from None
+            raise ValueError(f"is text; write the number without quotes: {info.field_name} = {value}")
+        return value
 
 
 class Paid(_Section):
@@ -86,18 +160,27 @@ class PrivacySection(_Section):
     seed: int | None = None
     on_nonfinite: Literal["zero", "stop"] = "zero"
 
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, value: str) -> str:
+        try:
+            resolve_strategy(value, median=1)
+        except InputError as error:
+            raise ValueError(_in_words(error)) from error
+        return value
+
 
 class ModelSection(_Section):
     """``[model]``: a registered name or ``module:Class``; its initial weights are public."""
 
-    name: str = "logistic"
+    name: ModelName = "logistic"
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 class OptimizerSection(_Section):
     """``[optimizer]``: any optimiser that runs on the noisy gradient."""
 
-    name: str = "sgd"
+    name: OptimizerName = "sgd"
     lr: float = Field(default=0.1, gt=0)
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -152,6 +235,65 @@ class EvaluationSection(_Section):
         return value
 
 
+class OptimizerOverride(_Section):
+    """What a candidate changes in ``[optimizer]``."""
+
+    name: OptimizerName | None = None
+    lr: float | None = Field(default=None, gt=0)
+    options: dict[str, Any] | None = None
+
+
+class ModelOverride(_Section):
+    """What a candidate changes in ``[model]``."""
+
+    name: ModelName | None = None
+    options: dict[str, Any] | None = None
+
+
+class PrivacyOverride(_Section):
+    """What a candidate changes in ``[privacy]``: the clip norm, as noise scales with it. Nothing else is free."""
+
+    clip_norm: float = Field(gt=0)
+
+
+class Candidate(_Section):
+    """One setting of public training hyper-parameters; what it leaves out stays as the study says."""
+
+    optimizer: OptimizerOverride = OptimizerOverride()
+    model: ModelOverride = ModelOverride()
+    privacy: PrivacyOverride | None = None
+
+
+class SearchSection(_Section):
+    """``[search]``: try candidates privately and show only the best; the plan pays for it."""
+
+    law: str = "negative-binomial"
+    mean_runs: float | None = Field(default=None, gt=0)
+    shape: float = Field(default=0.0, gt=-1)
+    success: float | None = Field(default=None, gt=0, lt=1)
+    score: Literal["brier", "accuracy"] = "brier"
+    score_noise_multiplier: float = Field(default=10.0, gt=0)
+    candidates: tuple[Candidate, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _law_fits(self) -> SearchSection:
+        try:
+            self.terms()
+        except InputError as error:
+            raise ValueError(_in_words(error)) from error
+        return self
+
+    def terms(self) -> Search:
+        """The search as the planner prices it."""
+        return Search(
+            self.law,
+            mean_runs=self.mean_runs,
+            shape=self.shape,
+            success=self.success,
+            score_noise_multiplier=self.score_noise_multiplier,
+        )
+
+
 class OutputSection(_Section):
     """``[output]``: the folder of releases; ``internal`` is made beside it."""
 
@@ -177,6 +319,7 @@ class Study(_Section):
     privacy: PrivacySection
     model: ModelSection = ModelSection()
     optimizer: OptimizerSection = OptimizerSection()
+    search: SearchSection | None = None
     evaluation: EvaluationSection = EvaluationSection()
     ledger: LedgerSection = LedgerSection()
     output: OutputSection = OutputSection()

@@ -5,7 +5,7 @@ a file. What the two sides say to each other comes in this order; when one side 
 waiting:
 
 1. the first tells the key of the data fingerprint; every process reads the data, and all must have read the same;
-2. after the reservation the first tells plan and admitted contributors; all train;
+2. after the reservation the first tells plan and admitted contributors; all train; a search does this for every run;
 3. the first tells where the committed release is.
 """
 
@@ -47,11 +47,14 @@ class Lead:
         self.ranks.same(digest(), "the data")
         self._heard = True
 
-    def train(self, plan: Plan, admitted: Any, *, resume: bool, checkpoint: Path) -> None:
-        """Call the others to training."""
+    def train(
+        self, plan: Plan, admitted: Any, *, resume: bool, checkpoint: Path, pick: tuple[int, int] | None = None
+    ) -> None:
+        """Call the others to training, in a search with the run and its candidate; once for every run."""
         if self.ranks is None or not self.several:
             return
         told = {"plan": plan.to_dict(), "admitted": admitted, "resume": resume, "checkpoint": str(checkpoint)}
+        told["pick"] = pick
         self.ranks.from_first(lambda: told)
         self._heard = False
 
@@ -99,22 +102,28 @@ def follow(run: _Run, ranks: Ranks) -> Release:
         What went wrong here or in the first process.
     """
     from confide.studies.measure import train_through
-    from confide.studies.models import build_model
+    from confide.studies.search import candidate_study
 
     told = ranks.from_first(message)
     if "key" in told:
         ranks.together(run.read)
         ranks.same(run.prepared.table.fingerprint(bytes.fromhex(told["key"])), "the data")
         told = ranks.from_first(message)
-    if "plan" in told:
-        model = build_model(run.study, inputs=run.prepared.table.input_shape, outputs=run.outputs, base=run.declared)
+    while "plan" in told:
+        number, study = None, run.study
+        if told["pick"] is not None:
+            number, candidate = told["pick"]
+            study = candidate_study(run.study, candidate)
+        model = run.model(study)
         trainer = run.trainer(
             model,
             Plan.from_dict(told["plan"]),
+            study,
             admitted=told["admitted"],
             resume=told["resume"],
             checkpoint=Path(told["checkpoint"]),
             on_start=None,
+            run=number,
         )
         train_through(trainer, model)
         told = ranks.from_first(message)

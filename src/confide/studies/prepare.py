@@ -134,6 +134,7 @@ def plan_arguments(study: Study, histogram: dict[int, float] | None, source: str
         "budgets": budgets,
         "max_contributors": public.max_contributors,
         "denominator": privacy.denominator,
+        "search": None if study.search is None else study.search.terms(),
     }
 
 

@@ -7,6 +7,7 @@ ledger's commit binds its hash. A run that is killed anywhere stays reserved, an
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -29,6 +30,7 @@ from confide.planning import Plan
 from confide.release import LedgerReference, Release, Spent
 from confide.report import InternalFigures
 from confide.report.format import plural
+from confide.studies import search as searching
 from confide.studies import state as states
 from confide.studies.file import Paid, Study, load_study
 from confide.studies.follow import Lead, follow
@@ -256,6 +258,9 @@ class _Run:
                     finished = self._already_written()
                     return finished if finished is not None else self._run(resume=True)
             self.state = states.RunState(states.new_name(self.study.name), self._sha(), secrets.token_hex(32))
+            if self.study.search is not None:
+                # before anything is read; a resumed run finds it in its state and never draws again
+                self._keep(searching.begin(self.study.search, self.study.privacy.seed), write=False)
             with states.alone(self.internal, self.state):
                 return self._run(resume=False)
         finally:
@@ -267,11 +272,14 @@ class _Run:
         table = self.read()
         self._same_data(resume)
         self.lead.ready(self.state.key, lambda: table.fingerprint(bytes.fromhex(self.state.key)))
-        model = build_model(self.study, inputs=table.input_shape, outputs=self.outputs, base=self.declared)
         plan = self._plan()
         self._same_plan(plan, resume)
-        trainer = self.trainer(model, plan, admitted=None, resume=False, checkpoint=None, on_start=None, alone=True)
-        trainer.rehearse()  # model and loss are refused here, before anything is spent
+        for study in self._variants():
+            model = self.model(study)
+            trainer = self.trainer(
+                model, plan, study, admitted=None, resume=False, checkpoint=None, on_start=None, alone=True
+            )
+            trainer.rehearse()  # model and loss are refused here, before anything is spent
         classes, class_of = classes_for(plan, self.prepared.train_index, self.prepared.budgets)
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         reservation = self._reserve(plan, classes, class_of, resume=resume, parameters=parameters)
@@ -365,7 +373,7 @@ class _Run:
         people = self.prepared.train_index.ids.tolist()
         if resume and self.state.reservation is not None:
             kept = self.ledger.resume(self.state.reservation, people)
-            if kept.state == "started" and not self._checkpoint.exists():
+            if kept.state == "started" and self._lost():
                 raise RunError(
                     "the checkpoint of this run is gone, and the run had begun to read data",
                     where=str(self._checkpoint),
@@ -408,6 +416,11 @@ class _Run:
             f"Every contributor, with all their entries, spends at most epsilon {worst:.3f} at delta {plan.delta:.3g} "
             f"({plan.relation}), over {plan.steps} steps with noise multiplier {plan.noise_multiplier:g}."
         ]
+        if plan.search is not None:
+            lines.append(
+                f"That is the price of the whole search: {len(self._variants())} candidates, "
+                f"{plan.search.expected_runs:.3g} runs on average ({plan.search.law}), and a noisy score for each run."
+            )
         if plan.stamp:
             lines.append(f"Stamp: {plan.stamp}.")
         if isinstance(self.study.evaluation.metrics, Paid):
@@ -446,26 +459,15 @@ class _Run:
     def _train_and_release(self, plan: Plan, admitted: npt.NDArray[np.bool_], *, resume: bool) -> Outcome:
         assert self.state.reservation is not None
         reservation = self.state.reservation
-        checkpoint = self._checkpoint
         table = self.prepared.table
-        model = build_model(self.study, inputs=table.input_shape, outputs=self.outputs, base=self.declared)
-        going_on = resume and checkpoint.exists()
-        self.lead.train(plan, admitted, resume=going_on, checkpoint=checkpoint)
-        trainer = self.trainer(
-            model,
-            plan,
-            admitted=admitted,
-            resume=going_on,
-            checkpoint=checkpoint,
-            on_start=lambda: self.ledger.start(reservation),
-        )
-        # a run whose every step was done before a crash does not call on_start again; the charge must stand anyway
-        self.watcher.begin("training", plan.steps)
         began = time.monotonic()
-        result = self._loop(trainer, model)
-        self.lead.trained()
-        self.watcher.end()
+        winner: dict[str, Any] | None = None
+        if self.study.search is None:
+            model, result = self._train(plan, self.study, admitted, resume=resume)
+        else:
+            model, result, winner = self._search(plan, admitted)
         seconds = time.monotonic() - began
+        # a run whose every step was done before a crash does not start the ledger again; the charge must stand anyway
         self.ledger.start(reservation)
         model.eval()
         spent: list[tuple[Spent, Guarantee]] = []
@@ -505,8 +507,118 @@ class _Run:
             releases=self.releases,
             final_name=self.state.name,
             feature_names=table.feature_names,
+            winner=winner,
         )
         return self._commit(release)
+
+    def _train(
+        self, plan: Plan, study: Study, admitted: npt.NDArray[np.bool_], *, resume: bool, run: int | None = None
+    ) -> tuple[Any, TrainingResult]:
+        """Train one model under the plan, or go on with it."""
+        checkpoint, model = self._checkpoint, self.model(study)
+        going_on = resume and checkpoint.exists()
+
+        def start() -> None:
+            assert self.state.reservation is not None
+            self.ledger.start(self.state.reservation)
+            if run is not None:
+                progress = self._progress()
+                progress.begun = run
+                self._keep(progress)
+
+        pick = None if run is None else (run, self._progress().picks[run])
+        self.lead.train(plan, admitted, resume=going_on, checkpoint=checkpoint, pick=pick)
+        trainer = self.trainer(
+            model,
+            plan,
+            study,
+            admitted=admitted,
+            resume=going_on,
+            checkpoint=checkpoint,
+            on_start=start,
+            run=run,
+        )
+        self.watcher.begin("training" if run is None else "private search: one of a secret number of runs", plan.steps)
+        result = self._loop(trainer, model)
+        self.lead.trained()
+        self.watcher.end()
+        return model, result
+
+    # -- a search for hyper-parameters --------------------------------------------------------------------------------
+
+    def _search(self, plan: Plan, admitted: npt.NDArray[np.bool_]) -> tuple[Any, TrainingResult, dict[str, Any]]:
+        """Make every run that was drawn, keep the best by its noisy score, forget the others."""
+        from confide.training import TrainingResult
+        from confide.training.checkpoint import delete_checkpoint, read_checkpoint, write_checkpoint
+
+        assert self.study.search is not None
+        progress = self._progress()
+        folder = states.run_folder(self.internal, self.state.name)
+        while progress.done < len(progress.picks):
+            run = progress.done
+            study = searching.candidate_study(self.study, progress.picks[run])
+            model, result = self._train(plan, study, admitted, resume=True, run=run)
+            progress, before = self._progress(), self._progress().best
+            if progress.finish(run, self._score(model, admitted, run)):
+                kept = {"state": result.state_dict, "internal": result.internal, "testing": result.testing_only}
+                write_checkpoint(folder / f"best-{run}.pt", kept)
+            checkpoint = self._checkpoint
+            self._keep(progress)
+            delete_checkpoint(checkpoint)
+            if before not in (-1, progress.best):
+                delete_checkpoint(folder / f"best-{before}.pt")
+        winner = searching.winner_file(self.study, progress)
+        if progress.best < 0:
+            nothing: dict[str, Any] = {"loss": [], "entries": [], "units": [], "nonfinite": 0}
+            model = self.model(searching.candidate_study(self.study, 0))
+            testing = self.study.privacy.seed is not None
+            return model, TrainingResult(dict(model.state_dict()), 0, testing, nothing), winner
+        found = read_checkpoint(folder / f"best-{progress.best}.pt")
+        model = self.model(searching.candidate_study(self.study, progress.picks[progress.best]))
+        model.load_state_dict(found["state"])
+        return model, TrainingResult(found["state"], plan.steps, bool(found["testing"]), found["internal"]), winner
+
+    def _score(self, model: Any, admitted: npt.NDArray[np.bool_], run: int) -> float:
+        """One noisy score of a finished run on the people it was trained on; a resumed run repeats its noise."""
+        assert self.study.search is not None
+        rows = self.prepared.train
+        return searching.noisy_score(
+            probabilities(model, self.prepared.table.features[rows], outputs=self.outputs),
+            self._labels()[rows],
+            self.prepared.train_index.of_entry,
+            admitted,
+            score=self.study.search.score,
+            noise_multiplier=self.study.search.score_noise_multiplier,
+            noise=self._noise(f"score of run {run}"),
+        )
+
+    def _variants(self) -> list[Study]:
+        """The study itself, or with each candidate's settings in place."""
+        if self.study.search is None:
+            return [self.study]
+        return [searching.candidate_study(self.study, i) for i in range(len(self.study.search.candidates))]
+
+    def _progress(self) -> searching.Progress:
+        return searching.Progress.from_dict(self.state.extra["search"])
+
+    def _keep(self, progress: searching.Progress, *, write: bool = True) -> None:
+        self.state.extra["search"] = progress.to_dict()
+        if write:
+            states.save(self.internal, self.state)
+
+    def _lost(self) -> bool:
+        """Tell whether the run had begun to read data and what it needs to go on is gone."""
+        if self.study.search is None:
+            return not self._checkpoint.exists()
+        progress = self._progress()
+        if progress.begun == progress.done and not self._checkpoint.exists():
+            return True
+        best = states.run_folder(self.internal, self.state.name) / f"best-{progress.best}.pt"
+        return progress.best >= 0 and not best.exists()
+
+    def model(self, study: Study) -> Any:
+        """Make the model of a study or of one of its candidates."""
+        return build_model(study, inputs=self.prepared.table.input_shape, outputs=self.outputs, base=self.declared)
 
     def _commit(self, release: Release) -> Outcome:
         reservation = release.certificate.ledger.reservation if release.certificate.ledger else self.state.reservation
@@ -525,25 +637,30 @@ class _Run:
         self,
         model: Any,
         plan: Plan,
+        study: Study,
         *,
         admitted: Any,
         resume: bool,
         checkpoint: Path | None,
         on_start: Any,
         alone: bool = False,
+        run: int | None = None,
     ) -> Any:
         """Make the private run, of all processes or of this one `alone`."""
         from confide.training import EngineOptions, PrivateRun, Ranks, make_optimizer
 
-        privacy = self.study.privacy
+        privacy = study.privacy
+        # noise and every class's clip are in units of the clip norm, so a candidate may change it at the same price
+        plan = dataclasses.replace(plan, clip_norm=privacy.clip_norm)
         optimizer = make_optimizer(
-            self.study.optimizer.name, model.parameters(), lr=self.study.optimizer.lr, **self.study.optimizer.options
+            study.optimizer.name, model.parameters(), lr=study.optimizer.lr, **study.optimizer.options
         )
         options: dict[str, Any] = {"device": self.device}
         if self.study.engine.physical_batch is not None:
             options["physical_batch"] = self.study.engine.physical_batch
         # Without a seed the run draws its own secret, which lives in memory and, ratcheted, in the checkpoint alone.
-        randomness: dict[str, Any] = {} if privacy.seed is None else {"seed": privacy.seed}
+        seed = privacy.seed if run is None else searching.seed_of_run(privacy.seed, run)
+        randomness: dict[str, Any] = {} if seed is None else {"seed": seed}
         steps = plan.steps
         return PrivateRun(
             model,
@@ -559,7 +676,7 @@ class _Run:
             resume=resume,
             on_nonfinite=privacy.on_nonfinite,
             on_start=on_start,
-            progress=lambda done, _total: self.watcher.step(done, note=_spent_note(done, steps)),
+            progress=lambda done, _total: self.watcher.step(done, note=_spent_note(done, steps) if run is None else ""),
             ranks=Ranks() if alone else self.lead.ranks,
             **randomness,
         )
@@ -670,7 +787,8 @@ class _Run:
 
     @property
     def _checkpoint(self) -> Path:
-        return states.run_folder(self.internal, self.state.name) / "checkpoint.pt"
+        run = "" if self.study.search is None else f"-{self._progress().done}"
+        return states.run_folder(self.internal, self.state.name) / f"checkpoint{run}.pt"
 
     # -- small things -------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from confide.studies.measure import train_through
 from confide.studies.models import build_model, probabilities, require_torch
 from confide.studies.prepare import schema_of
 from confide.studies.run import classes_for
+from confide.studies.search import WINNER_FILE, winner_study
 from confide.studies.write import weights_of
 
 if TYPE_CHECKING:
@@ -365,6 +366,16 @@ def load(path: str | Path, *, model: Any = None, base: str | Path | None = None)
         study = parse_study(
             release.file("study.toml").read_text(encoding="utf-8"), where=str(release.path / "study.toml")
         )
+        if study.search is not None:
+            chosen = release.file(WINNER_FILE)
+            if not chosen.is_file() or sha256_of(chosen) != release.certificate.artefacts.get(WINNER_FILE):
+                raise VerificationError(
+                    "the winner of the search is not the certified one",
+                    where=str(chosen),
+                    expected="the SHA-256 that the certificate states",
+                    remedy="fetch the release again from whoever published it",
+                )
+            study = winner_study(study, chosen)
     if model is None:
         if study is None:
             raise InputError(

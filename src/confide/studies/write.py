@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from confide.accounting import Guarantee
 from confide.planning import Plan
 from confide.release import AssumedPublic, LedgerReference, PaidMetric, Release, Spent, certify, write_release
 from confide.report import InternalFigures, guarantee_sentence, internal_report, release_report
+from confide.studies import search
 from confide.studies.file import BudgetColumn, Study
 from confide.studies.prepare import schema_of
+from confide.studies.search import WINNER_FILE
 
 
 def assemble(
@@ -29,6 +32,7 @@ def assemble(
     releases: Path,
     final_name: str,
     feature_names: Sequence[str],
+    winner: dict[str, Any] | None = None,
 ) -> Release:
     """Write the release folder and the internal folder beside it, each in one atomic step."""
     weights = weights_of(model)
@@ -52,6 +56,7 @@ def assemble(
         {
             "model.safetensors": weights,
             "study.toml": public_text(text),
+            **({} if winner is None else {WINNER_FILE: json.dumps(winner, indent=1) + "\n"}),
             "report.html": lambda complete: release_report(complete, public_text(text)),
         },
         {
@@ -91,6 +96,10 @@ def not_covered(study: Any) -> list[str]:
             "that this run ended: the study is set to stop at a contribution that is not finite, so a release says "
             "that there was none"
         )
+    if getattr(study, "search", None) is not None:
+        limits.append(
+            "how long the search took: the number of runs is secret, and whoever saw the machine at work can count them"
+        )
     return limits
 
 
@@ -120,5 +129,6 @@ def assumed_public(study: Study, plan: Plan, feature_names: Sequence[str] = ()) 
     add("divisor of every noisy sum", plan.denominator, "fixed by the plan before data were read")
     add("model and its initial weights", {"name": study.model.name, "options": study.model.options})
     add("optimizer", {"name": study.optimizer.name, "lr": study.optimizer.lr, "options": study.optimizer.options})
+    facts += search.facts(study)
     add("share of contributors held out, by a keyed hash of the id", study.evaluation.holdout)
     return facts
