@@ -5,6 +5,8 @@
 3.31
 """
 
+from typing import TYPE_CHECKING, Any
+
 from confide.audit.bounds import (
     Outcome,
     Violation,
@@ -16,9 +18,11 @@ from confide.audit.bounds import (
     mu_lower_bound,
     tradeoff_violation,
 )
-from confide.audit.canary import AuditReport, Inclusion, canary_audit
 from confide.audit.scores import Halves, split_halves, step_scores, thresholds
-from confide.audit.simulation import CanaryRun, run_canaries
+
+if TYPE_CHECKING:
+    from confide.audit.canary import AuditReport, Inclusion, canary_audit
+    from confide.audit.simulation import CanaryRun, run_canaries
 
 __all__ = [
     "AuditReport",
@@ -40,3 +44,20 @@ __all__ = [
     "thresholds",
     "tradeoff_violation",
 ]
+
+# Audits of training need PyTorch; the game against synthetic tables does not, and must not ask for it.
+_WITH_TORCH = {
+    "AuditReport": "canary",
+    "CanaryRun": "simulation",
+    "Inclusion": "canary",
+    "canary_audit": "canary",
+    "run_canaries": "simulation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"confide.audit.{_WITH_TORCH[name]}"), name)

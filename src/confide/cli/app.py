@@ -121,12 +121,28 @@ def evaluate(
         str | None, typer.Option(help="Epsilons such as 1,4,8 for the picture of privacy against utility.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Tables: folder that the study's files start from.")
+    ] = None,
+    refits: Annotated[
+        int | None,
+        typer.Option(min=0, help="Tables: runs on made-up patients for error bars and membership game (default 20)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a release on people who took no part: calibration, groups, chance, budgets. Internal figures."""
+    """Measure a release of a model or of tables on people who took no part. Internal figures."""
     from confide.cli.evaluate import run_evaluate
 
-    run_evaluate(release, study=study, members=members, budgets=budgets, device=device, as_json=as_json)
+    run_evaluate(
+        release,
+        study=study,
+        members=members,
+        budgets=budgets,
+        device=device,
+        as_json=as_json,
+        data=data,
+        refits=refits,
+    )
 
 
 @app.command("report")

@@ -17,16 +17,22 @@ def run_evaluate(
     budgets: str | None,
     device: str | None,
     as_json: bool,
+    data: Path | None = None,
+    refits: int | None = None,
 ) -> None:
     """Measure a release, by its kind, and say where the pictures are."""
     from confide.release import Release
 
-    artefacts = Release.load(release).certificate.artefacts
+    certificate = Release.load(release).certificate
+    if certificate.kind == "table":
+        _tables(release, study=study, data=data, refits=refits, as_json=as_json)
+        return
+    artefacts = certificate.artefacts
     if "model.safetensors" not in artefacts:
         raise InputError(
-            "this release holds no model",
+            "this release holds neither a model nor tables",
             where=str(release),
-            expected="a release of `confide train`",
+            expected="a release of `confide train` or `confide synthesize`",
         )
     _model(release, study=study, members=members, budgets=budgets, device=device, as_json=as_json)
 
@@ -63,6 +69,34 @@ def _model(
             highlight=False,
         )
     console.print(f"internal report  {found.report}", highlight=False, soft_wrap=True)
+    console.print("These figures are exact: they must not leave.", highlight=False)
+
+
+def _tables(release: Path, *, study: Path | None, data: Path | None, refits: int | None, as_json: bool) -> None:
+    from confide.cli.train import TerminalWatcher
+    from confide.studies.evaluate_tables import DEFAULT_REFITS, evaluate_tables, summary_lines
+
+    console = Console(stderr=as_json)
+    watcher = TerminalWatcher(console, yes=True)
+    try:
+        done = evaluate_tables(
+            release,
+            study_path=study,
+            data=data,
+            refits=DEFAULT_REFITS if refits is None else refits,
+            watcher=watcher,
+        )
+    finally:
+        watcher.end()
+    if as_json:
+        print(done.figures.to_json(), end="")
+        return
+    for line in summary_lines(done.figures):
+        console.print(line, highlight=False)
+    for line in done.figures.left_out:
+        console.print("not measured: " + line, highlight=False, markup=False)
+    for what, path in done.paths.items():
+        console.print(f"{what:<16} {path}", highlight=False, soft_wrap=True, markup=False)
     console.print("These figures are exact: they must not leave.", highlight=False)
 
 

@@ -19,6 +19,23 @@ from confide.report.internal_page import internal_report
 from confide.report.page import UNPROTECTED
 from confide.report.release_page import attacker_sentence, guarantee_sentence, release_report
 from confide.report.risk_page import RiskCase, risk_cases, risk_report
+from confide.report.table_evaluation import table_evaluation_report
+from confide.report.table_figures import (
+    ColumnView,
+    Coverage,
+    CoxRow,
+    Difference,
+    Distance,
+    Game,
+    Inference,
+    Pairing,
+    Subgroup,
+    SurvivalView,
+    TableFigures,
+    Trained,
+    Utility,
+    Violation,
+)
 from confide.report.table_release import table_release_report
 
 __all__ = [
@@ -26,15 +43,29 @@ __all__ = [
     "BatchSizes",
     "Column",
     "ColumnCount",
+    "ColumnView",
+    "Coverage",
+    "CoxRow",
     "Curve",
     "DataReport",
+    "Difference",
+    "Distance",
     "Event",
+    "Game",
+    "Inference",
     "InternalFigures",
     "Measured",
+    "Pairing",
     "Reliability",
     "RiskCase",
     "Source",
+    "Subgroup",
+    "SurvivalView",
     "Table",
+    "TableFigures",
+    "Trained",
+    "Utility",
+    "Violation",
     "attacker_sentence",
     "epsilon",
     "guarantee_sentence",
@@ -47,5 +78,6 @@ __all__ = [
     "risk_cases",
     "risk_report",
     "scientific",
+    "table_evaluation_report",
     "table_release_report",
 ]

@@ -91,12 +91,13 @@ def release_report(certificate: Certificate, study_text: str = "", *, extra: Seq
         Section("classes", "Every class", _class_table(c, c.classes).html() if len(c.classes) > _ROWS else ""),
     ]
     versions = ", ".join(f"{name} {version}" for name, version in c.versions.items())
+    also = ", marginals.json" if c.kind == "table" and extra else ""
     return page(
         c.name,
         sections,
         subtitle=f"A {_KINDS[c.kind]} released under {_unit_level(c)} differential privacy, {c.created[:10]}",
         opening=opening,
-        footer=f"Made from certificate.json and study.toml alone. {versions}. Precision {c.precision}.",
+        footer=f"Made from certificate.json{also} and study.toml alone. {versions}. Precision {c.precision}.",
     )
 
 
@@ -108,7 +109,7 @@ def guarantee_sentence(certificate: Certificate) -> str:
     whole = f" with all their entries (at most {used:,} of them used)" if c.unit == "contributor" else ""
     if c.kind == "table":
         # a table is measured on all visits of a patient, bounded by clipping, not by leaving visits out
-        whom, whole = "Every patient", " with all visits, however many they are"
+        whom, whole = "Every patient", " with all visits, however many,"
     range_ = ""
     if epsilon(c.best.epsilon) != epsilon(worst.epsilon):
         range_ = (
