@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from confide.report.categories import Mark, category_chart
 from confide.report.figures import Number
 from confide.report.format import Column, Table, interval, number, percent
 from confide.report.page import UNPROTECTED, Section, beside, bullets, cards, facts, page, paragraph
@@ -163,22 +164,14 @@ def _columns(views: Sequence[ColumnView]) -> str:
 
 
 def _bars(v: ColumnView) -> str:
-    x = [float(i + 1) for i in range(len(v.cells))]
-    series = [
-        Series("real", x, [_f(y) for y in v.real], "bars", style=0),
-        Series("synthetic", x, [_f(y) for y in v.synthetic], "dots", style=1),
+    marks = [
+        Mark("real", [_f(y) for y in v.real], "bar", 0),
+        Mark("synthetic", [_f(y) for y in v.synthetic], "dot", 1),
     ]
     if v.held_out is not None:
-        series.append(Series("real, held out", x, [_f(y) for y in v.held_out], "dots", style=5))
-    listed = "; ".join(f"{i} {name}" for i, name in enumerate(v.cells, 1))
+        marks.append(Mark("real, held out", [_f(y) for y in v.held_out], "ring", 5))
     said = f"Distance {number(v.distance)}" + (f", floor {number(v.floor)}" if v.floor is not None else "") + "."
-    return plot(
-        series,
-        title=v.column,
-        note=said + (f" Cells: {listed}." if len(listed) <= 200 else f" Cells 1 to {len(x)} in the schema's order."),
-        x_label="cell",
-        y_label=f"share of {v.level}s",
-    )
+    return category_chart(v.cells, marks, title=v.column, note=said, x_label=f"share of {v.level}s")
 
 
 def _time(f: TableFigures) -> str:

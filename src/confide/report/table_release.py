@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from confide.release import Certificate
+from confide.report.categories import Mark, category_chart
 from confide.report.format import Column, Table, epsilon, number, percent, plural, scientific
 from confide.report.page import Section, beside, bullets, paragraph
 from confide.report.release_page import most_exposed, release_report
-from confide.report.svg import Series, plot
 
 _MOST_CHARTS = 40
 _MOST_TABLES = 60
@@ -104,21 +104,17 @@ def _name(table: Mapping[str, Any]) -> str:
 
 
 def _chart(table: Mapping[str, Any]) -> str:
-    values, error = [float(v) for v in table["noisy"]], _REACH * float(table["standard_error"])
-    x = [float(i + 1) for i in range(len(values))]
-    names = (table.get("cells") or [[]])[0]
-    listed = "; ".join(f"{i} {name}" for i, name in enumerate(names, 1))
-    return plot(
+    values = [float(v) for v in table["noisy"]]
+    names = (table.get("cells") or [[]])[0] or [str(i) for i in range(1, len(values) + 1)]
+    return category_chart(
+        names,
         [
-            Series("measured, with its interval", x, values, "dots", [v - error for v in values],
-                   [v + error for v in values]),
-            Series("what the tables were drawn from", x, [float(v) for v in table["estimate"]], "line"),
+            Mark("what the tables were drawn from", [float(v) for v in table["estimate"]], "bar", 0),
+            Mark("measured, with its interval", values, "dot", 1, _REACH * float(table["standard_error"])),
         ],
-        title=_name(table) + f", share of {table['level']}s",
-        note=listed if len(listed) <= 240 else f"Cells 1 to {len(values)} in the order of the schema.",
-        x_label="cell",
-        y_label=f"share of {table['level']}s",
-    )  # fmt: skip
+        title=_name(table),
+        x_label=f"share of {table['level']}s",
+    )
 
 
 def _list(tables: list[Mapping[str, Any]]) -> str:
