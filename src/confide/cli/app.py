@@ -10,6 +10,7 @@ import typer
 from confide.cli.ledger import app as ledger_app
 from confide.cli.plan import plan_command
 from confide.cli.schema import schema_app
+from confide.cli.studies import app as studies_app
 from confide.cli.synthesize import synthesize
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ def _root(
 app.command("plan")(plan_command)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(schema_app, name="schema")
+app.add_typer(studies_app, name="studies")
 app.command("synthesize")(synthesize)
 
 

@@ -1,0 +1,87 @@
+"""Run studies of the gallery in full, keep their findings with the package, and write the page of the documentation.
+
+    python benchmarks/studies/run.py                       # the page alone, from the findings that are kept
+    python benchmarks/studies/run.py NAME [NAME ...]       # run these, keep them, write the page
+    python benchmarks/studies/run.py NAME --data FILE      # a study that needs the paper's own data
+
+Every finding is kept as soon as its study ends, with machine, versions and date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from confide.studies import gallery  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+FINDINGS = ROOT / "src" / "confide" / "studies" / "gallery" / "findings"
+PAGE = ROOT / "docs" / "gallery.md"
+
+
+def page() -> str:
+    """Return the page from the findings that are kept."""
+    lines = [
+        "# Papers' claims, run again",
+        "",
+        "Made by `python benchmarks/studies/run.py` from the findings that come with the package. `confide studies`",
+        "lists them, `confide studies run NAME --size full` runs one again. Claim and criterion were written before the",
+        "run; a claim that does not hold here is reported as such. Intervals are named with their figures.",
+        "",
+        "| study | verdict | in one sentence |",
+        "| --- | --- | --- |",
+    ]
+    kept = {name: gallery.kept_finding(name) for name in gallery.names()}
+    for name, found in kept.items():
+        verdict, why = ("not run yet", "") if found is None else (found.verdict, found.why)
+        lines.append(f"| [{name}](#{name}) | {verdict} | {why} |")
+    for name, found in kept.items():
+        study = gallery.study(name)
+        lines += ["", f"## {name}", "", f"**{study.title}.** {study.paper}.", "", f"*Claim.* {study.claim}", ""]
+        lines += [f"*Holds here if.* {study.criterion}", ""]
+        lines += [f"*Data.* {'**Simulation.** ' if study.simulation else ''}{study.data}.", ""]
+        if found is None:
+            lines.append("No full run has been kept.")
+            continue
+        lines += [f"*Verdict: {found.verdict}.* {found.why}", ""]
+        lines += ["| figure | paper | here | interval | |", "| --- | --- | --- | --- | --- |"]
+        for f in found.figures:
+            ends = "" if f.low is None or f.high is None else f"{f.low:.4g} to {f.high:.4g}"
+            paper = "" if f.paper is None else f"{f.paper:.4g}" if isinstance(f.paper, float) else str(f.paper)
+            lines.append(f"| {f.what} | {paper} | {f.ours:.4g} | {ends} | {f.note} |")
+        torch = f", torch {found.versions['torch']}" if "torch" in found.versions else ""
+        lines += ["", f"{found.seconds:g} s on {found.machine}{torch}, {found.date}."]
+    return "\n".join(lines) + "\n"
+
+
+def say(line: str) -> None:
+    """Print one line of progress."""
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Run what was asked for, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=FINDINGS, help="where findings are kept")
+    wanted = parser.parse_args()
+    for name in wanted.names:
+        context = gallery.Context(
+            size="full", data=wanted.data, device=wanted.device, say=lambda line: print(line, flush=True)
+        )
+        found = gallery.run_study_of_gallery(gallery.study(name), context)
+        wanted.out.mkdir(parents=True, exist_ok=True)
+        (wanted.out / f"{name}.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+        print(f"{name}: {found.verdict}. {found.why} ({found.seconds:g} s)", flush=True)
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

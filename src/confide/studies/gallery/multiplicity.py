@@ -1,0 +1,112 @@
+"""Are predictions of equally good private models arbitrary, and does an ensemble with abstention help?"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from confide.evaluation import admitted, auroc, ensemble_report, youden_threshold
+from confide.evaluation.multiplicity import conflict_by_size, disagreement, self_consistency
+from confide.studies.gallery.base import Context, GalleryStudy, Outcome, Verdict, over_repetitions
+
+if TYPE_CHECKING:
+    from confide.studies.gallery.tabular import Split
+
+_MEMBERS = 5
+_DELTA = 1e-5
+_EPSILON = 8.0
+
+_ALIKE = "models that validation cannot tell apart, share"
+_APART = "two models contradict each other, share of people"
+_COIN = "people told near a coin's toss (self-consistency below 0.6), share"
+_CONFLICT = f"conflict among {_MEMBERS} models, share of people"
+_COVERAGE = f"coverage of {_MEMBERS} models at the same total, unanimous"
+_SELECTIVE = "accuracy of the ensemble where it answers"
+_SINGLE = "accuracy of a single model on everybody"
+_RESIDUAL = "residual multiplicity of the ensemble"
+
+
+def _run(context: Context) -> Outcome:
+    from confide.data import Schema, SourceSpec, declaration, read_sources
+    from confide.planning import plan
+    from confide.studies.gallery.tabular import split_people, train
+
+    full = context.size == "full"
+    table = read_sources(
+        [SourceSpec(source="named:icu", contributor="CombinedID", entry="Study_Day")],
+        Schema.from_dict(tomllib.loads(declaration("icu"))["columns"]),
+    )
+    splits, models, steps = (5, 15, 60) if full else (1, 4, 20)
+    ks, ns = np.unique(table.index.counts, return_counts=True)
+    counts = {int(k): float(n) * 0.6 for k, n in zip(ks, ns, strict=True)}
+    common: dict[str, Any] = {"epsilon": _EPSILON, "delta": _DELTA, "noise_multiplier": 4.0, "strategy": "individual"}
+    single = plan(counts, steps=steps, **common)
+    # all members under one total: a plan of as many steps as they have together, the model begun anew in between
+    shared = plan(counts, steps=steps * _MEMBERS, **common)
+    found: dict[str, list[float]] = {}
+    curves: list[list[float]] = []
+    for number in range(splits):
+        split = split_people(table, context.rng(number))
+        one = [train(split, single)[0] for _ in range(models)]
+        validation = np.stack([split.validation.scores(s) for s in one])
+        kept = admitted(split.validation.labels, validation, split.validation.people, metric=auroc, replicates=500)
+        said = _decisions(split, one)[kept]
+        curve = conflict_by_size(said)
+        curves.append(curve.tolist())
+        members = _decisions(split, train(split, shared, members=_MEMBERS))
+        report = ensemble_report(members, split.test.labels)
+        for what, value in {
+            _ALIKE: kept.mean(),
+            _APART: disagreement(said),
+            _COIN: (self_consistency(said) < 0.6).mean(),
+            _CONFLICT: curve[min(_MEMBERS, curve.size) - 1],
+            _COVERAGE: report.coverage,
+            _SELECTIVE: report.accuracy,
+            _SINGLE: (said == split.test.labels).mean(),
+            _RESIDUAL: report.residual_multiplicity,
+        }.items():
+            found.setdefault(what, []).append(float(value))
+        context.say(
+            f"split {number + 1} of {splits}: {found[_CONFLICT][-1]:.3f} in conflict, {report.coverage:.3f} answered"
+        )
+    figures = {what: over_repetitions(what, values) for what, values in found.items()}
+    alike, conflict = figures[_ALIKE].ours, figures[_CONFLICT].ours
+    answered, residual = figures[_COVERAGE].ours, figures[_RESIDUAL].ours
+    arbitrary, remedy = alike >= 0.5 and conflict >= 0.05, residual <= 0.002
+    verdict: Verdict = "does not hold"
+    if arbitrary or remedy:
+        verdict = "holds" if arbitrary and remedy and answered >= 0.9 else "holds in part"
+    why = (
+        f"{alike:.0%} of the models cannot be told apart, and {_MEMBERS} of them contradict one another on "
+        f"{conflict:.1%} of the people. {_MEMBERS} models at the same total answer {answered:.1%} and leave "
+        f"{residual:.2%}."
+    )
+    return Outcome(verdict, why, tuple(figures.values()), {"conflict by number of models, a list a split": curves})
+
+
+def _decisions(split: Split, scores: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.int64]:
+    """Each model's threshold is its own, chosen on validation people."""
+    out = []
+    for one in scores:
+        cut = youden_threshold(split.validation.labels, split.validation.scores(one))
+        out.append((split.test.scores(one) >= cut).astype(np.int64))
+    return np.stack(out)
+
+
+STUDY = GalleryStudy(
+    name="multiplicity",
+    title="Arbitrary predictions of equally good private models",
+    paper='Lockfisch et al., "On arbitrary predictions from equally valid models", 2025',
+    claim="Models that validation cannot tell apart contradict one another on a substantial share of the "
+    "people; a small ensemble with abstention removes what can be measured of it.",
+    criterion=f"At least half of the models are admitted by a paired bootstrap and {_MEMBERS} of them are in conflict "
+    f"on at least 5% of test people; {_MEMBERS} models at the same total epsilon {_EPSILON:g}, unanimous, leave a "
+    "residual of at most 0.2% and answer at least 90%.",
+    data="named:icu: 2,000 intensive-care patients with 18,797 days (real); does the patient die in hospital? Logistic "
+    f"regression, epsilon {_EPSILON:g}, delta 1e-5 per patient",
+    run=_run,
+    minutes=6.0,
+)

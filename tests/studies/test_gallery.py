@@ -1,0 +1,90 @@
+"""The gallery: every study is described before it runs, findings survive a round trip, and bad names are explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from confide.cli import main
+from confide.errors import InputError
+from confide.studies import gallery
+from confide.studies.gallery import Context, Figure, Finding, GalleryStudy, Outcome, over_repetitions
+
+
+@pytest.mark.parametrize("name", gallery.names())
+def test_every_study_says_what_it_claims_and_on_what(name: str) -> None:
+    study = gallery.study(name)
+    assert study.name == name
+    for text in (study.title, study.paper, study.claim, study.criterion, study.data):
+        assert len(text) > 10
+    if study.simulation:
+        assert "simulat" in study.data.lower()
+    found = gallery.kept_finding(name)
+    if found is not None:
+        assert found.size == "full"
+        assert found.criterion == study.criterion
+        assert found.figures
+        assert found.why
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in gallery.names() if not gallery.study(name).needs_data])
+def test_every_study_runs_small(name: str) -> None:
+    found = gallery.run_study_of_gallery(gallery.study(name), Context())
+    assert found.figures
+    assert found.verdict in ("holds", "holds in part", "does not hold", "not decided")
+
+
+def toy() -> GalleryStudy:
+    def run(context: Context) -> Outcome:
+        context.say("half way")
+        return Outcome("does not hold", "it is a toy.", (Figure("answer", 41.0, 40.0, 43.0, paper=42.0),))
+
+    return GalleryStudy("toy", "A toy", "Nobody, 2026", "The answer is 42.", "It is 42.", "nothing", run)
+
+
+def test_a_finding_survives_the_file_and_a_claim_may_fail() -> None:
+    lines: list[str] = []
+    found = gallery.run_study_of_gallery(toy(), Context(say=lines.append))
+    assert lines == ["half way"]
+    assert found.verdict == "does not hold"
+    assert Finding.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert found.versions["python"]
+
+
+def test_data_of_ones_own_need_a_reader(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no reader"):
+        gallery.run_study_of_gallery(toy(), Context(data=tmp_path))
+
+
+def test_a_study_without_data_says_what_it_reads() -> None:
+    needy = dataclasses.replace(toy(), own_data="a MedMNIST file (.npz)", needs_data=True)
+    with pytest.raises(InputError, match="do not come with"):
+        gallery.run_study_of_gallery(needy, Context())
+    with pytest.raises(InputError, match="nothing at"):
+        gallery.run_study_of_gallery(needy, Context(data=Path("nowhere.npz")))
+
+
+def test_interval_over_repetitions() -> None:
+    figure = over_repetitions("x", [1.0, 2.0, 3.0])
+    assert figure.ours == 2.0
+    assert figure.high == pytest.approx(2 + 4.302653 / 3**0.5)
+    assert over_repetitions("x", [1.0]).low is None
+
+
+def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert main(["studies"]) == 0
+    shown = capsys.readouterr().out
+    assert "multiplicity" in shown
+    assert main(["studies", "run", "multiplicty"]) == 2
+    assert "did you mean 'multiplicity'" in capsys.readouterr().err
+    monkeypatch.setattr(gallery, "study", lambda name: toy())
+    target = tmp_path / "found.json"
+    assert main(["studies", "run", "toy", "--output", str(target)]) == 0
+    assert "does not hold" in capsys.readouterr().out
+    assert json.loads(target.read_text())["figures"][0]["paper"] == 42.0
+    assert main(["studies", "run", "toy", "--output", str(target)]) == 2  # nothing is overwritten unasked
+    assert main(["studies", "run", "toy", "--size", "huge"]) == 2
