@@ -4,7 +4,9 @@
 join the group by themselves.
 """
 
+from confide.training.distributed.exchange import Exchange
+from confide.training.distributed.noise import BlockNoise
 from confide.training.distributed.ranks import Ranks, join, leave
 from confide.training.distributed.shares import Share, share
 
-__all__ = ["Ranks", "Share", "join", "leave", "share"]
+__all__ = ["BlockNoise", "Exchange", "Ranks", "Share", "join", "leave", "share"]

@@ -130,6 +130,22 @@ class Ranks:
             for value, grad in zip(chosen, split_like(flat, chosen), strict=True):
                 value.grad = grad.to(value.dtype)
 
+    def reduce_scatter(self, values: Tensor) -> Tensor:
+        """Add equal tensors of all ranks and return this rank's part: rows are cut into `world` equal parts."""
+        mine = values.new_empty((values.shape[0] // self.world, *values.shape[1:]))
+        act = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        with self._talk():
+            act(mine, values, group=self._group)
+        return mine
+
+    def all_gather(self, values: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Return equal tensors of all ranks, one after the other along the first axis."""
+        whole = values.new_empty((self.world * values.shape[0], *values.shape[1:])) if out is None else out
+        act = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        with self._talk():
+            act(whole, values, group=self._group)
+        return whole
+
     # -- messages --------------------------------------------------------------------------------------------------
 
     def from_first(self, act: Callable[[], T]) -> T:

@@ -117,6 +117,23 @@ class FastClippingEngine(ClippingEngine):
         blocks : Blocks
         clip : float64 tensor, shape (units,)
         """
+        pieces, norms, factors = self.clipped_pieces(losses, weight, blocks, clip)
+        wide = self.arithmetic.accumulate
+        out: list[Tensor | None] = [None] * len(self.parameters)
+        for (position, row), piece in pieces.items():
+            found = piece.weighted(factors.to(wide))
+            if row is not None:
+                start = out[position]
+                start = found.new_zeros(self.parameters[position].shape) if start is None else start
+                found = torch.cat([start[:row], start[row : row + len(found)] + found, start[row + len(found) :]])
+            out[position] = found
+        zeros = (torch.zeros_like(value, dtype=wide) for value in self.parameters)
+        return [z if value is None else value for z, value in zip(zeros, out, strict=True)], norms, factors
+
+    def clipped_pieces(
+        self, losses: Tensor, weight: Tensor, blocks: Blocks, clip: Tensor
+    ) -> tuple[dict[Key, Piece], Tensor, Tensor]:
+        """Return what `sums` adds up, not added up yet: pieces by parameter and first row, norms and factors."""
         sites, self._tape.sites, self._tape.closed = self._tape.sites, [], True
         numbers = self.arithmetic
         known: dict[Key, Tensor] = {}
@@ -132,16 +149,7 @@ class FastClippingEngine(ClippingEngine):
         good = (blocks.sums(bad) == 0) & torch.isfinite(norms)
         factors = clip_factors(norms, clip * (1.0 - numbers.shrink), self.gamma)
         factors = torch.where(good, factors, torch.zeros_like(norms))
-        out: list[Tensor | None] = [None] * len(self.parameters)
-        for (position, row), piece in pieces.items():
-            found = piece.weighted(factors.to(numbers.accumulate))
-            if row is not None:
-                start = out[position]
-                start = found.new_zeros(self.parameters[position].shape) if start is None else start
-                found = torch.cat([start[:row], start[row : row + len(found)] + found, start[row + len(found) :]])
-            out[position] = found
-        zeros = (torch.zeros_like(value, dtype=numbers.accumulate) for value in self.parameters)
-        return [z if value is None else value for z, value in zip(zeros, out, strict=True)], norms, factors
+        return pieces, norms, factors
 
     def _pieces(
         self, losses: Tensor, sites: Sequence[Site], blocks: Blocks, numbers: Arithmetic, known: dict[Key, Tensor]

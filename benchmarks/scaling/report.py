@@ -1,0 +1,176 @@
+"""results.json, docs/scaling.md and docs/scaling.svg from the rows that run.py measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    "wrn16_4": "WRN-16-4 with GroupNorm, 32x32, 512 entries for each process",
+    "vit_b16": "ViT-B/16 at 224, 64 entries for each process",
+    "unet3d": "3D U-Net (4 levels, base 16), 64x64x64, 16 entries for each process",
+    "small_cnn": "small CNN (CPU)",
+    "small_transformer": "small transformer (CPU)",
+    "small_unet3d": "small 3D U-Net (CPU)",
+}
+COLORS = ("#0b6e99", "#b5651d", "#4a7c3a", "#7a4988")
+
+HEAD = """# Several processes and GPUs
+
+Made by `python benchmarks/scaling/run.py --report` from `benchmarks/scaling/results.json`; do not edit by hand.
+
+```
+torchrun --nproc-per-node 2 -m confide train study.toml --yes
+```
+
+One process for each GPU (or, on a machine without, for each share of the cores). Nothing else changes: the study, the
+plan, the guarantee and the release are the same, `--resume` goes on with any number of processes, and a script of your
+own with `PrivateRun` or `confide.Trainer` joins in the same way when torchrun starts it.
+
+* **Contributors are shared out, never entries.** Every process evaluates the same secret coins, so the same people are
+  drawn whatever the number of processes; each contributor goes whole to one of them, balanced by numbers of entries.
+* **Noise is added once.** The sums meet on the first process, which alone adds noise, and the others get a copy of the
+  result. In the compiled step measured below each process adds up and noises its own part of the model instead
+  (reduce-scatter, noise, all-gather), which is the same noise at less work.
+* **One process speaks.** Only the first opens the ledger and writes checkpoint, certificate and release. When a
+  process dies the others stop; the checkpoint and the reservation stay.
+* What passes between processes is not encrypted: use hosts and networks that may see the private data.
+
+**Models that do not fit one GPU** can be cut into shards with PyTorch's FSDP2: weights are gathered one block at a
+time, each process forms the norms of its own contributors without a word from the others, each parameter's clipped sum
+is added up and cut in one operation, and every process adds noise to the rows it keeps.
+
+"""
+
+
+def _machine(row: dict[str, Any]) -> str:
+    return f"{row['device']}, {row['backend']}, torch {row['torch']}, {row['date']}"
+
+
+def _efficiency(row: dict[str, Any], one: dict[str, Any]) -> float:
+    """Throughput over that of one process times the number of processes."""
+    return float(row["entries_per_s"] / one["entries_per_s"] / row["world"])
+
+
+def _speed(rows: list[dict[str, Any]]) -> list[str]:
+    out = []
+    for name, title in NAMES.items():
+        mine = [row for row in rows if row.get("workload") == name]
+        first = next((row for row in mine if row["world"] == 1 and row["scaling"] == "weak"), None)
+        if first is None:
+            continue
+        out += [f"## {title}", "", f"{first['device']}, torch {first['torch']}, {first['date']}; contributors of 4, "
+                f"{first['parameters'] / 1e6:.1f} million weights.", ""]  # fmt: skip
+        out.append(
+            "| scaling | processes | entries a step | ms a step | entries/s | times one | efficiency | "
+            "peak MB each | collectives alone, ms (share) |"
+        )
+        out.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+        for row in sorted(mine, key=lambda r: (r["scaling"] != "weak", r["world"])):
+            peak = f"{row['peak_mb']:.0f}" if "peak_mb" in row else "-"
+            share = f"{row['communication_ms']:.2f} ({row['communication_ms'] / row['ms']:.1%})"
+            kind = "weak" if row["scaling"] == "weak" else "strong"
+            out.append(
+                f"| {kind} | {row['world']} | {row['batch']} | {row['ms']:.2f} | {row['entries_per_s']:.0f} | "
+                f"{row['entries_per_s'] / first['entries_per_s']:.2f} | {_efficiency(row, first):.3f} | {peak} | "
+                f"{share} |"
+            )
+        out.append("")
+    return out
+
+
+def _checks(rows: list[dict[str, Any]]) -> list[str]:
+    out = ["## Noise and draws", ""]
+    out.append("| processes | where | values | variance of the noise over theory | standard error | who was drawn |")
+    out.append("| --- | --- | --- | --- | --- | --- |")
+    found = [row for row in rows if row["cell"] == "variance" and "error" not in row]
+    for row in found:
+        out.append(
+            f"| {row['world']} | {_machine(row)} | {row['values']} | {row['variance_over_theory']:.4f} | "
+            f"{row['standard_error']:.4f} | {row['drawn_sha256'][:12]} |"
+        )
+    out += ["", "The last column is a hash over the entries drawn in every step of the run.", ""]
+    large = [row for row in rows if row["cell"] == "large" and "error" not in row]
+    if large:
+        out += ["## A model in shards", ""]
+        out.append("| processes | where | weights | state in float32, GB | ms a step | peak MB each |")
+        out.append("| --- | --- | --- | --- | --- | --- |")
+        for row in large:
+            peak = f"{row['peak_mb']:.0f}" if "peak_mb" in row else "-"
+            out.append(
+                f"| {row['world']} | {_machine(row)} | {row['parameters'] / 1e6:.1f} million | {row['state_gb']:.1f} | "
+                f"{row['ms']:.0f} | {peak} |"
+            )
+        out += ["", "State: weights, gradient and the two moments of AdamW. Uncompiled, contributors of 4.", ""]
+    return out
+
+
+def _plot(rows: list[dict[str, Any]]) -> str:
+    """Throughput as a multiple of one process, weak scaling, against the number of processes."""
+    kinds = [r for r in rows if r["cell"] == "speed" and "error" not in r and r["scaling"] == "weak"]
+    names = [n for n in NAMES if any(r["workload"] == n and r["world"] > 1 and r["device"] != "cpu" for r in kinds)]
+    if not names:
+        return ""
+    most = max(r["world"] for r in kinds if r["workload"] in names)
+    width, height, left, bottom = 560, 320, 56, 44
+
+    def at(world: float, value: float) -> tuple[float, float]:
+        span = max(most - 1, 1)
+        return left + (world - 1) / span * (width - left - 170), height - bottom - (value - 1) / span * (height - 90)
+
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        'font-size="12" fill="#222">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<text x="{left}" y="24" font-size="14">Weak scaling: throughput as a multiple of one process</text>',
+    ]
+    for world in [w for w in (1, 2, 4, 8) if w <= most]:
+        (x, y), (right, _) = at(world, world), at(most, 1)
+        out.append(f'<line x1="{left}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+        out.append(f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">{world}</text>')
+        out.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{world}</text>')
+    (x1, y1), (x2, y2) = at(1, 1), at(most, most)
+    out.append(f'<line x1="{x1}" y1="{y1:.1f}" x2="{x2}" y2="{y2:.1f}" stroke="#999" stroke-dasharray="5 4"/>')
+    middle = (at(1, 1)[0] + at(most, 1)[0]) / 2
+    out.append(f'<text x="{middle:.1f}" y="{height - 8}" text-anchor="middle">processes (one GPU each)</text>')
+    ends: list[float] = []
+    for name, color in zip(names, COLORS, strict=False):
+        mine = sorted((r for r in kinds if r["workload"] == name and r["device"] != "cpu"), key=lambda r: r["world"])
+        points = [at(r["world"], r["entries_per_s"] / mine[0]["entries_per_s"]) for r in mine]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        out.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"/>' for x, y in points]
+        x, y = points[-1]
+        while any(abs(y - other) < 15 for other in ends):  # labels must not lie on each other
+            y += 15
+        ends.append(y)
+        value = mine[-1]["entries_per_s"] / mine[0]["entries_per_s"]
+        label = NAMES[name].split(",")[0].split(" with")[0].split(" (")[0].split(" at")[0]
+        out.append(f'<text x="{x + 12:.1f}" y="{y + 4:.1f}" fill="{color}">{label} {value:.2f}</text>')
+    return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def write(rows: Path, results: Path, page: Path) -> None:
+    """Write all; a later row of the same cell, number of processes and device replaces an earlier one."""
+    found: dict[tuple[str, int, str], dict[str, Any]] = {}
+    old = json.loads(results.read_text())["rows"] if results.exists() else []
+    new = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+    for row in [*old, *new]:
+        found[(row["name"], row["world"], row["device"])] = row
+    results.write_text(json.dumps({"rows": list(found.values())}, indent=1) + "\n")
+    good = [row for row in found.values() if "error" not in row]
+    plot = _plot(good)
+    text = [HEAD]
+    if plot:
+        page.with_suffix(".svg").write_text(plot)
+        text.append("![Weak scaling](scaling.svg)\n")
+    text += _speed([row for row in good if row["cell"] == "speed"])
+    text += _checks(good)
+    worlds = sorted({row["world"] for row in good if row["device"] != "cpu"})
+    text.append(f"Numbers of GPUs measured: {', '.join(map(str, worlds)) or 'none'}; nothing is extrapolated.")
+    failed = [row for row in found.values() if "error" in row]
+    if failed:
+        text += ["", "Cells that failed:", ""]
+        text += [f"* {r['name']}, {r['world']} processes, {r['device']}: {r['error'][:200]}" for r in failed]
+    page.write_text("\n".join(text).rstrip() + "\n")
