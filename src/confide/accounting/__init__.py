@@ -7,6 +7,7 @@
 True
 """
 
+from confide.accounting.bounded_range import Exponential
 from confide.accounting.calibration import (
     calibrate_clips,
     calibrate_noise,
@@ -26,7 +27,6 @@ from confide.accounting.more_mechanisms import (
     ComplexGaussian,
     ContributorSampledGaussian,
     DiscreteGaussian,
-    Exponential,
     GaussianBudget,
     LocalGaussian,
     RandomisedResponse,

@@ -92,6 +92,10 @@ class Guarantee:
     def _renyi_only(self) -> bool:
         return any(mechanism.renyi_only for mechanism, _ in self.parts)
 
+    @property
+    def _renyi_too(self) -> bool:
+        return any(mechanism.renyi_too for mechanism, _ in self.parts)
+
     @cached_property
     def _composition(self) -> Composition:
         squared, pairs = 0.0, []
@@ -130,7 +134,8 @@ class Guarantee:
             return gaussian.epsilon(self.mu, float(delta)) * (1 + 1e-9)
         if self._renyi_only:
             return rdp_epsilon(self.rdp(), float(delta))
-        return self._composition.epsilon_upper(float(delta))
+        found = self._composition.epsilon_upper(float(delta))
+        return min(found, rdp_epsilon(self.rdp(), float(delta))) if self._renyi_too else found
 
     def epsilon_interval(self, delta: float, *, rtol: float = 1e-3) -> tuple[float, float]:
         """Return certified (low, high) around epsilon at `delta`, of relative width about `rtol`."""
@@ -140,7 +145,9 @@ class Guarantee:
             return value * (1 - 1e-9), value * (1 + 1e-9)
         if self._renyi_only:
             return 0.0, rdp_epsilon(self.rdp(), float(delta))
-        return self._composition.epsilon_bounds(float(delta), rtol=rtol)
+        low, high = self._composition.epsilon_bounds(float(delta), rtol=rtol)
+        other = rdp_epsilon(self.rdp(), float(delta)) if self._renyi_too else math.inf
+        return (low, high) if high <= other else (0.0, other)  # below a Renyi bound nothing is proved
 
     def delta(self, epsilon: float) -> float:
         """Return a certified upper bound on delta at `epsilon`."""
@@ -165,7 +172,9 @@ class Guarantee:
         if epsilon == 0:  # total variation is symmetric
             return remove
         add = self._composition.delta_bounds(float(epsilon), False, rtol=rtol)
-        return max(remove[0], add[0]), max(remove[1], add[1])
+        low, high = max(remove[0], add[0]), max(remove[1], add[1])
+        other = rdp_delta(self.rdp(), float(epsilon)) if self._renyi_too else math.inf
+        return (low, high) if high <= other else (0.0, other)
 
     def deltas(self, epsilons: ArrayLike) -> Floats:
         """Return upper bounds on delta at every epsilon >= 0 of `epsilons`, faster than one by one."""

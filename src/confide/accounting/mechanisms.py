@@ -94,6 +94,8 @@ class Mechanism(ABC):
     assumed_public: ClassVar[tuple[str, ...]] = ()
     #: True where no pair dominates and only the Renyi curve is known.
     renyi_only: ClassVar[bool] = False
+    #: True where the pair covers a whole family, so that over many uses the Renyi curve can be the tighter of the two.
+    renyi_too: ClassVar[bool] = False
     relation: str
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -282,20 +282,6 @@ class RandomisedResponse(_Atoms):
 
 
 @dataclass(frozen=True)
-class Exponential(RandomisedResponse):
-    """The exponential mechanism whose scores give it pure epsilon; any pure guarantee is dominated by this pair.
-
-    Kairouz, Oh and Viswanath 2015: every pure epsilon mechanism is a post-processing of randomised response. The
-    tighter bounded-range composition of the exponential mechanism is not used.
-    """
-
-    relation: str = "add/remove"
-    kind: ClassVar[str] = "exponential"
-    relations: ClassVar[tuple[str, ...]] = RELATIONS
-    assumed_public: ClassVar[tuple[str, ...]] = ("the candidates",)
-
-
-@dataclass(frozen=True)
 class DiscreteGaussian(_Atoms):
     """Noise on the integers with probability proportional to exp(-x^2 / (2 sigma^2)); integer shift `sensitivity`.
 
