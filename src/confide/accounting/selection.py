@@ -19,7 +19,6 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy import optimize
 
 from confide.accounting.guarantee import Guarantee
 from confide.accounting.mechanisms import RELATIONS, Mechanism, _number
@@ -47,6 +46,8 @@ def success_for(shape: float, mean: float) -> float:
         raise InputError(
             f"a mean of {mean!r} runs", expected="a number above 1: the truncated negative binomial makes one at least"
         )
+    from scipy import optimize  # its import costs more than all of this package
+
     try:
         found = optimize.brentq(lambda u: math.log(mean_of_runs(shape, math.exp(u)) / mean), -700.0, -1e-9)
     except ValueError as error:
