@@ -16,6 +16,7 @@ from confide.errors import InputError, MissingExtraError, nearest
 
 def image_paths(frame: pl.DataFrame, spec: ImageSpec, origin: Origin, *, base: Path) -> list[Path]:
     """Return the file of each row; refuse rows without a name and files that are not there."""
+    assert spec.column is not None
     if spec.column not in frame.columns:
         close = nearest(spec.column, frame.columns)
         raise InputError(
@@ -24,6 +25,7 @@ def image_paths(frame: pl.DataFrame, spec: ImageSpec, origin: Origin, *, base: P
             expected="the column that names each row's image file",
             remedy=f"did you mean {close!r}?" if close else None,
         )
+    assert spec.folder is not None
     folder = base / spec.folder
     if not folder.is_dir():
         raise InputError(
@@ -61,7 +63,7 @@ def read_images(paths: list[Path], spec: ImageSpec) -> npt.NDArray[np.float32]:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise MissingExtraError("image folders need Pillow, which is not installed", "imaging") from error
-    width, height = spec.size
+    width, height = spec.size[:2]
     channels = 1 if spec.mode == "gray" else 3
     out = np.empty((len(paths), channels, height, width), dtype=np.float32)
     for row, path in enumerate(paths):

@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from confide._files import sha256_of
+from confide.data.arrays import file_of, read_columns
 from confide.data.convert import Origin
 from confide.data.named import load, names
 from confide.data.spec import SourceSpec
@@ -56,7 +57,7 @@ def find_file(name: str | Path, *, base: Path = Path("."), sha256: str | None = 
         raise InputError(
             f"there is no file {name.name!r}",
             where=" or ".join(str(place.parent) for place in places),
-            expected="a CSV or Parquet file" if not places[0].is_dir() else "a file, not a folder",
+            expected="a CSV, Parquet or npz file" if not places[0].is_dir() else "a file, not a folder",
             remedy=f"did you mean {close!r}?"
             if close
             else f"check the path, or set {DATA_FOLDER} to the folder of the data",
@@ -92,8 +93,10 @@ def read_source(spec: SourceSpec, *, base: Path = Path(".")) -> tuple[pl.DataFra
     elif spec.kind == "sql":
         frame, origin = _read_sql(spec, base), Origin(spec.label)
     else:
-        path = find_file(spec.source, base=base, sha256=spec.sha256)
-        if spec.kind == "parquet":
+        path = find_file(file_of(spec), base=base, sha256=spec.sha256)
+        if spec.kind == "npz":
+            frame, origin = read_columns(path, spec), Origin(path.name)
+        elif spec.kind == "parquet":
             frame, origin = _read_parquet(path), Origin(path.name)
         else:
             frame, origin = read_csv_text(path, spec.separator), Origin(path.name, 1, spec.decimal)

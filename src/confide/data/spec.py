@@ -41,23 +41,48 @@ class ImageSpec(_Declared):
         Folder of the files, relative to the study file.
     column : str
         Column of the table that names each row's file.
+    array : str
+        Instead of folder and column: the array of a ``.npz`` file, shape (n, height, width), (n, height, width, 3) for
+        "rgb" or (n, depth, height, width) for volumes.
     mode : "gray" or "rgb"
         One or three channels.
-    size : (width, height) in pixels
-        Every picture is resized to it.
+    size : (width, height) in pixels, or (width, height, depth) for volumes
+        Every picture of a folder is resized to it; arrays must have it.
+    bounds : (low, high)
+        For arrays without a scale of their own (decimals, signed numbers): scaled to -1 and 1. Whole numbers without
+        sign are scaled by their type, so that no picture's own range counts.
     """
 
-    folder: str
-    column: str
+    folder: str | None = None
+    column: str | None = None
+    array: str | None = None
     mode: Literal["gray", "rgb"] = "gray"
-    size: tuple[int, int] = Field(description="width and height in pixels")
+    size: tuple[int, int] | tuple[int, int, int] = Field(description="width, height (and depth) in pixels")
+    bounds: tuple[float, float] | None = None
 
     @field_validator("size")
     @classmethod
-    def _positive(cls, value: tuple[int, int]) -> tuple[int, int]:
+    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if min(value) < 1:
-            raise ValueError("size is width and height in pixels, both at least 1")
+            raise ValueError("size is width and height (and depth) in pixels, each at least 1")
         return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ImageSpec:
+        if (self.array is None) == (self.folder is None) or (self.folder is None) != (self.column is None):
+            raise ValueError("images are in a folder (folder and column) or in an array of a .npz file (array)")
+        if self.array is None and (len(self.size) == 3 or self.bounds is not None):
+            raise ValueError("volumes and bounds belong to arrays; pictures of a folder have two sizes")
+        if self.mode == "rgb" and len(self.size) == 3:
+            raise ValueError("a volume has one channel: mode is gray")
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ValueError("bounds must be [low, high] with low below high")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one picture for a model: (channels, height, width) or (channels, depth, height, width)."""
+        return (1 if self.mode == "gray" else 3, *reversed(self.size))
 
 
 class SourceSpec(_Declared):
@@ -66,7 +91,8 @@ class SourceSpec(_Declared):
     Attributes
     ----------
     source : str
-        ``named:NAME``, a CSV (also ``.csv.gz``) or Parquet file, a SQLAlchemy URL (with `query`), or ``env:VARIABLE``
+        ``named:NAME``, a CSV (also ``.csv.gz``), Parquet or ``.npz`` file (``file.npz#train_`` takes the arrays whose
+        names begin with ``train_``, under the rest of the name), a SQLAlchemy URL (with `query`), or ``env:VARIABLE``
         with the URL in an environment variable (the study file travels with the release, so it holds no password).
     contributor : str
         Column of contributor ids, read as text; ``"row"`` where there are none (each row is then its own unit).
@@ -95,12 +121,14 @@ class SourceSpec(_Declared):
     images: ImageSpec | None = None
 
     @property
-    def kind(self) -> Literal["named", "sql", "parquet", "csv"]:
+    def kind(self) -> Literal["named", "sql", "parquet", "csv", "npz"]:
         """Which reader the source needs."""
         if self.source.startswith("named:"):
             return "named"
         if self.source.startswith("env:") or "://" in self.source:
             return "sql"
+        if self.source.partition("#")[0].lower().endswith(".npz"):
+            return "npz"
         return "parquet" if self.source.lower().endswith((".parquet", ".pq")) else "csv"
 
     @model_validator(mode="after")
@@ -116,6 +144,10 @@ class SourceSpec(_Declared):
                 raise ValueError('a database source needs a query, for example query = "select * from visits"')
         elif self.query:
             raise ValueError("query belongs to a database source; this source is a file or a named set")
+        if self.images is not None and (self.images.array is not None) != (self.kind == "npz"):
+            raise ValueError(
+                "images = {array = ...} belongs to a .npz source, and a .npz source with images names their array"
+            )
         if self.entry_unique and self.entry is None and self.images is None:
             raise ValueError("entry_unique needs an entry column")
         return self

@@ -23,9 +23,10 @@ import numpy.typing as npt
 import polars as pl
 
 from confide.contributors import ContributorIndex
+from confide.data.arrays import file_of, read_array
 from confide.data.convert import Column, Counts, Origin, convert, convert_label, more, text_of
 from confide.data.images import image_paths, read_images
-from confide.data.readers import read_source
+from confide.data.readers import find_file, read_source
 from confide.data.spec import ImageSpec, Schema, SourceSpec
 from confide.errors import InputError, nearest
 
@@ -298,6 +299,12 @@ def read_features(
         images = images or spec.images
         frame, origin = read_source(spec, base=base)
     if images is not None:
+        if images.array is not None:
+            if isinstance(table, pl.DataFrame):
+                raise InputError(
+                    "this model reads pictures from an array", expected="the path of a .npz file, not a table"
+                )
+            return read_array(find_file(file_of(spec), base=base), spec, images)
         return read_images(image_paths(frame, images, origin, base=base), images)
     return encode(frame, schema, origin, with_label=False)[1]
 
@@ -385,7 +392,9 @@ def _read_part(number: int, spec: SourceSpec, schema: Schema, base: Path) -> _Pa
                 remedy="fill it in at the source, or remove entry from [[data]]",
             )
     cells, features, labels, counts = encode(frame, schema, origin)
-    if spec.images is not None:
+    if spec.images is not None and spec.images.array is not None:
+        features = read_array(find_file(file_of(spec), base=base), spec, spec.images)
+    elif spec.images is not None:
         paths = image_paths(frame, spec.images, origin, base=base)
         files = [str(path) for path in paths]
         _one_owner(pl.DataFrame({"owner": owners, "entry": files}), [(origin, len(files))], "image file")

@@ -404,6 +404,5 @@ def input_shape_of(study: Study) -> tuple[int, ...]:
     """Shape of one entry, from the declaration alone."""
     images = study.data[0].images
     if images is not None:
-        width, height = images.size
-        return (1 if images.mode == "gray" else 3, height, width)
+        return images.shape
     return (len(schema_of(study).feature_names),)
