@@ -18,7 +18,7 @@ from confide.nn.complexvalued import (
     kspace,
     whiten,
 )
-from confide.nn.features import HOG, FixedFeatures, Scattering2d, features_named, hog, scattering
+from confide.nn.features import HOG, FeatureModel, FixedFeatures, Scattering2d, features_named, hog, scattering
 from confide.nn.graphs import MeshSAGE, graphsage, mesh_edges
 from confide.nn.losses import soft_dice
 from confide.nn.models import cnn, logistic, mlp
@@ -43,6 +43,7 @@ __all__ = [
     "ComplexLinear",
     "ComplexMaxPool2d",
     "ConjMish",
+    "FeatureModel",
     "FixedFeatures",
     "InputShape",
     "MeshSAGE",

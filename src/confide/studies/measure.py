@@ -165,7 +165,7 @@ def baseline_scores(
         fit_plainly(study, prepared, model, outputs, watcher)
     else:
         _fit_privately(study, prepared, plan, name, model, outputs, watcher, device)
-    return np.asarray(probabilities(model, table.features[prepared.held_out], outputs=outputs), dtype=np.float64)
+    return np.asarray(probabilities(model, prepared.inputs[prepared.held_out], outputs=outputs), dtype=np.float64)
 
 
 def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watcher: Any, epochs: int = 200) -> None:
@@ -174,7 +174,7 @@ def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watc
 
     table, loss = prepared.table, loss_for(outputs)
     assert table.labels is not None
-    x = torch.from_numpy(np.ascontiguousarray(table.features[prepared.train]))
+    x = torch.from_numpy(np.ascontiguousarray(prepared.inputs[prepared.train]))
     y = torch.from_numpy(np.ascontiguousarray(table.labels[prepared.train]))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     model.train()

@@ -53,6 +53,30 @@ def build_model(study: Study, *, inputs: tuple[int, ...], outputs: int, base: Pa
     return built
 
 
+def fixed_features(study: Study, images: Any, *, outputs: int, base: Path) -> Any:
+    """Features of all entries, once, where the study's model learns a head on fixed features only; else None.
+
+    Parameters
+    ----------
+    study : Study
+    images : float32 array, shape (entries, channels, height, width)
+        As read; for tables (entries, features).
+    outputs, base
+        As for `build_model`.
+
+    Returns
+    -------
+    float32 array, shape (entries, features), or None
+    """
+    if images.ndim < 3:
+        return None
+    require_torch()
+    from confide import nn
+
+    model = build_model(study, inputs=images.shape[1:], outputs=outputs, base=base)
+    return model.features.transform(images) if isinstance(model, nn.FeatureModel) else None
+
+
 def _imported(name: str, base: Path) -> Any:
     module_name, _, attribute = name.partition(":")
     sys.path.insert(0, str(base))

@@ -31,6 +31,8 @@ class Prepared:
         Who is behind the entries of each group, in the order of `train` and `held_out`.
     budgets : float64 array, shape (training contributors,) or None
         Each training contributor's own epsilon; None when the budget is equal or a rule of the number of entries.
+    features : float32 array, optional
+        Fixed features of the pictures, where the model learns from nothing else: computed once.
     """
 
     table: Table
@@ -39,6 +41,12 @@ class Prepared:
     train_index: ContributorIndex
     held_out_index: ContributorIndex | None
     budgets: npt.NDArray[np.float64] | None
+    features: npt.NDArray[np.float32] | None = None
+
+    @property
+    def inputs(self) -> npt.NDArray[np.float32]:
+        """What the model is given for every entry of the table."""
+        return self.table.features if self.features is None else self.features
 
 
 def schema_of(study: Study) -> Schema:

@@ -35,7 +35,7 @@ from confide.studies import state as states
 from confide.studies.file import Paid, Study, load_study
 from confide.studies.follow import Lead, follow
 from confide.studies.measure import measure, paid_auroc, train_through
-from confide.studies.models import build_model, loss_for, probabilities, require_torch
+from confide.studies.models import build_model, fixed_features, loss_for, probabilities, require_torch
 from confide.studies.prepare import Prepared, declared_counts, histogram_source, holdout_key, make_plan, prepare
 from confide.studies.write import assemble
 
@@ -311,6 +311,7 @@ class _Run:
                 expected="a label with `positive` classes",
                 remedy='declare which classes count as positive, or set metrics = "internal"',
             )
+        self.prepared.features = fixed_features(self.study, table.features, outputs=self.outputs, base=self.declared)
         self.dataset = _dataset(self.prepared)
         return table
 
@@ -474,7 +475,7 @@ class _Run:
         if self.state.paid_histogram is not None:
             spent.append(self._histogram_spent())
         self.watcher.say("evaluating on held-out contributors")
-        scores = probabilities(model, table.features[self.prepared.held_out], outputs=self.outputs)
+        scores = probabilities(model, self.prepared.inputs[self.prepared.held_out], outputs=self.outputs)
         metrics = self._paid_metrics(plan, scores)
         try:
             figures = measure(
@@ -583,7 +584,7 @@ class _Run:
         assert self.study.search is not None
         rows = self.prepared.train
         return searching.noisy_score(
-            probabilities(model, self.prepared.table.features[rows], outputs=self.outputs),
+            probabilities(model, self.prepared.inputs[rows], outputs=self.outputs),
             self._labels()[rows],
             self.prepared.train_index.of_entry,
             admitted,
@@ -820,7 +821,7 @@ def _dataset(prepared: Prepared) -> ContributorDataset:
     table = prepared.table
     assert table.labels is not None
     tensors = TensorDataset(
-        torch.from_numpy(np.ascontiguousarray(table.features[prepared.train])),
+        torch.from_numpy(np.ascontiguousarray(prepared.inputs[prepared.train])),
         torch.from_numpy(np.ascontiguousarray(table.labels[prepared.train])),
     )
     budgets = prepared.budgets

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from confide.nn.parts import choice
 
-__all__ = ["FixedFeatures", "features_named"]
+__all__ = ["FeatureModel", "FixedFeatures", "features_named"]
 
 
 class FixedFeatures(nn.Module):
@@ -45,6 +45,27 @@ class FixedFeatures(nn.Module):
             for low in range(0, len(values), batch):
                 found: Tensor = self(torch.from_numpy(values[low : low + batch]))
                 out[low : low + batch] = found.numpy()
+        return out
+
+
+class FeatureModel(nn.Module):
+    """A learned head on fixed features; it takes images, or their features where these were computed before.
+
+    Parameters
+    ----------
+    features : FixedFeatures
+    head : torch.nn.Module
+        (n, features.size) to outputs.
+    """
+
+    def __init__(self, features: FixedFeatures, head: nn.Module) -> None:
+        super().__init__()
+        self.features, self.head = features, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, height, width), or (n, features.size) from `FixedFeatures.transform`, to outputs."""
+        known = x.dim() == 2 and x.shape[1] == self.features.size
+        out: Tensor = self.head(x if known else self.features(x))
         return out
 
 

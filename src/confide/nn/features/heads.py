@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from confide.nn.features.fixed import FixedFeatures
+from confide.nn.features.fixed import FeatureModel, FixedFeatures
 from confide.nn.features.hog import HOG
 from confide.nn.features.scattering import Scattering2d
 from confide.nn.parts import zero_linear
@@ -18,7 +18,7 @@ __all__ = ["hog", "scattering"]
 
 
 def _head(features: FixedFeatures, outputs: int) -> nn.Module:
-    return nn.Sequential(features, zero_linear(features.size, outputs))
+    return FeatureModel(features, zero_linear(features.size, outputs))
 
 
 @register("scattering")

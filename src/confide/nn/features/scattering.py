@@ -78,7 +78,7 @@ class Scattering2d(FixedFeatures):
     S0 = x * phi, S1 = |x * psi_1| * phi, S2 = ||x * psi_1| * psi_2| * phi with Morlet wavelets psi of `scales` octaves
     and `angles` directions and a Gaussian phi, all sampled every 2^scales pixels. Wavelets are those of the library
     kymatio. The coefficients are then normalised in groups within each image (mean 0, variance 1) and divided by the
-    square root of their number, so that every image has features of norm 1.
+    square root of their number, so that every image has features of norm 1 (at most, by rounding in the variance).
 
     Parameters
     ----------
