@@ -86,6 +86,11 @@ def public_text(text: str) -> str:
 def not_covered(study: Any) -> list[str]:
     """Limits that this study's own choices add to the standing list."""
     limits = []
+    if any(source.contributor == "row" and getattr(source, "images", None) for source in getattr(study, "data", ())):
+        limits.append(
+            "patients with several images: these data carry no patient ids, so every guarantee here is per image, not "
+            "per patient"
+        )
     if study.ledger.exhausted == "refuse":
         limits.append(
             "that this run took place: the study is set to be refused when anybody's balance is used up, so a release "
