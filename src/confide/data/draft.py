@@ -172,11 +172,9 @@ def _label(series: pl.Series, looked: list[str]) -> str:
             remedy="choose another label column, or group its values at the source",
         )
     looked.append(f"column {series.name!r}: its classes ({len(classes)} values)")
-    positive = (
-        ""
-        if len(classes) == 2
-        else f"# positive = [{_value(classes[-1])}]               # the classes that count as 1\n"
-    )
+    written = f"positive = [{_value(classes[-1])}]               # the classes that count as 1, the event"
+    # with two classes the last one counts as 1 anyway: written out, so that nobody has to guess which
+    positive = f"{written}; the other one if that is meant\n" if len(classes) == 2 else f"# {written}\n"
     return (
         f"{_header(series.name)}\n"
         'role = "label"\n'

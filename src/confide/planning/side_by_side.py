@@ -276,6 +276,11 @@ def _notes(setting: Setting) -> tuple[str, ...]:
         )
     if setting.counts is None:
         notes.append("no histogram: numbers of contributors, the median and a recommendation are not shown")
+        if setting.max_contributors is not None:
+            notes.append(
+                f"a step is not expected to have a known size: its sum is divided by the size at the declared bound, "
+                f"{setting.max_contributors:,} contributors with one entry each"
+            )
     elif setting.numbers is None:
         notes.append("the histogram does not say who asked for which budget: only guarantees are shown")
     if setting.counts is not None and setting.counts.largest > setting.max_entries:

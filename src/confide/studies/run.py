@@ -417,6 +417,14 @@ class _Run:
             f"Every contributor, with all their entries, spends at most epsilon {worst:.3f} at delta {plan.delta:.3g} "
             f"({plan.relation}), over {plan.steps} steps with noise multiplier {plan.noise_multiplier:g}."
         ]
+        unit = "contributors" if plan.clip_unit == "contributor" else "entries"
+        lines.append(
+            f"Every sum is divided by {plan.denominator:.4g} {unit}, "
+            + ("as declared." if self.study.privacy.denominator is not None else "the number expected in a step.")
+            if plan.histogram != "none" or self.study.privacy.denominator is not None
+            else f"Every sum is divided by {plan.denominator:.4g}, the size of a step at the declared bound "
+            f"of {self.study.public.max_contributors:,} contributors; steps are smaller where there are fewer."
+        )
         if plan.search is not None:
             lines.append(
                 f"That is the price of the whole search: {len(self._variants())} candidates, "
