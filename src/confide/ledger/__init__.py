@@ -5,15 +5,32 @@ from __future__ import annotations
 from confide.ledger._migrate import Migrated
 from confide.ledger._schema import SCHEMA_VERSION
 from confide.ledger.filter import Filter
+from confide.ledger.flows import Flow, NoPrivateAccess, bits, run_derived
 from confide.ledger.ledger import Ledger
-from confide.ledger.records import Cohort, Receipt, Record, Remaining, Reservation, Spend, Status, Verified, WhatIf
+from confide.ledger.records import (
+    Cap,
+    Cohort,
+    DataSet,
+    Receipt,
+    Record,
+    Remaining,
+    Reservation,
+    Spend,
+    Status,
+    Verified,
+    WhatIf,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Cap",
     "Cohort",
+    "DataSet",
     "Filter",
+    "Flow",
     "Ledger",
     "Migrated",
+    "NoPrivateAccess",
     "Receipt",
     "Record",
     "Remaining",
@@ -22,4 +39,6 @@ __all__ = [
     "Status",
     "Verified",
     "WhatIf",
+    "bits",
+    "run_derived",
 ]

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -169,6 +170,24 @@ def tokens_of_parquet(keys: Keys, file: Path, column: str) -> Tokens:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError("the file cannot be read as Parquet", where=str(file)) from error
     return out
+
+
+def whole_numbers_of_parquet(file: Path, column: str) -> npt.NDArray[np.integer[Any]]:
+    """Return a column of whole numbers of a Parquet file, in the narrowest type that holds it."""
+    import polars as pl
+
+    try:
+        scan = pl.scan_parquet(file)
+        columns = scan.collect_schema()
+        if column not in columns or not columns[column].is_integer():
+            raise InputError(f"the file has no column of whole numbers {column!r}", where=str(file))
+        values = scan.select(column).collect().to_series()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError("the file cannot be read as Parquet", where=str(file)) from error
+    if values.null_count():
+        raise InputError("a number of entries is missing", where=f"{file}, column {column}")
+    found = values.to_numpy()
+    return found.astype(np.min_scalar_type(int(found.max())) if len(found) and found.min() >= 0 else np.int64)
 
 
 def _chain(key: bytes):  # type: ignore[no-untyped-def]  # a closure: this is the hot loop of large imports

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +72,7 @@ class People(Base):
 
     def _resolve(
         self, connection: sa.Connection, who: Cohort | npt.NDArray[np.uint64], *, register: bool
-    ) -> tuple[npt.NDArray[np.int64], int]:
+    ) -> tuple[npt.NDArray[np.integer[Any]], int]:
         """Return numbers (-1: unknown, only when not registering) and the number of contributors."""
         if isinstance(who, Cohort):
             self._check_key(connection)
@@ -89,7 +90,7 @@ class People(Base):
         return self._keys.tokens(contributors)
 
 
-def check_unique(numbers: npt.NDArray[np.int64], total: int) -> None:
+def check_unique(numbers: npt.NDArray[np.integer[Any]], total: int) -> None:
     seen = np.zeros(total, dtype=bool)
     seen[numbers] = True
     if np.count_nonzero(seen) < len(numbers):

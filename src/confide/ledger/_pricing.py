@@ -70,3 +70,15 @@ def _as_add_remove(values: dict[str, Any]) -> dict[str, Any]:
     # a search holds what one run costs as a guarantee of its own
     parts = [{**part, "base": _as_add_remove(part["base"])} if "base" in part else part for part in parts]
     return {**values, "relation": "add/remove", "parts": parts}
+
+
+def used_epsilon(rule: Filter, share: float) -> float:
+    """Return an epsilon at the rule's delta that a used share of a balance cannot exceed, from its sums alone.
+
+    At the order with the smallest share the Renyi sum is at most share * B_k; the conversion (see `filter`) adds what
+    an untouched balance would leave, so that a full balance gives the cap.
+    """
+    if share <= 0:
+        return 0.0
+    bounds = [rule.epsilon - (1 - share) * allowance for allowance in rule.allowances if allowance > 0]
+    return min(rule.epsilon, max(bounds, default=rule.epsilon))

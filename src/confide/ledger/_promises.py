@@ -15,8 +15,15 @@ from confide.errors import InputError
 from confide.ledger import _chunks, _journal
 from confide.ledger import _schema as schema
 from confide.ledger._admission import Admission
+from confide.ledger._flows import flow_facts, insert_flow
 from confide.ledger._pricing import Priced
-from confide.ledger.records import Cohort, Receipt, Reservation
+from confide.ledger.records import Cohort, DataSet, Receipt, Reservation
+
+# What the journal keeps of a reservation's row.
+JOURNALLED = (
+    *("seq", "id", "release", "data_set", "cohort", "admitted", "dropped", "created", "idempotency_key"),
+    *("recipient", "purpose", "owner", "joint"),
+)
 
 
 class Promises(Admission):
@@ -29,16 +36,21 @@ class Promises(Admission):
         contributors: Sequence[str] | Cohort,
         class_of: npt.NDArray[Any],
         classes: Sequence[Guarantee],
-        data_set: str,
+        data_set: str | None = None,
         exhausted: str = "drop",
         idempotency_key: str | None = None,
+        recipient: str = "",
+        purpose: str = "",
+        attributes: Sequence[str] = (),
+        sender: str = "",
+        joint: str | None = None,
     ) -> Reservation:
         """Charge a release to everybody in it, in one transaction, before it runs.
 
         Parameters
         ----------
         release, data_set : str
-            Names for the history.
+            Names for the history; the name of a `DataSet` given as `contributors` need not be repeated.
         contributors : sequence of str or Cohort, length n
             Everybody whose entries the release may read, each once.
         class_of : ndarray of int, shape (n,)
@@ -50,19 +62,29 @@ class Promises(Admission):
             make the whole release refused.
         idempotency_key : str, optional
             A retry with the same key and content gets the first reservation back instead of a second charge.
+        recipient, purpose, attributes, sender : str, str, sequence of str, str
+            Who receives what, and what for: the entry in the register of flows. Consent levels and allowances are
+            judged by recipient and purpose.
+        joint : str, optional
+            The joint release of several hospitals that this reservation is one site's part of.
 
         Raises
         ------
         BudgetError
-            Nobody can be admitted, or `exhausted="refuse"` and somebody cannot. Nothing was spent.
+            Nobody can be admitted, or `exhausted="refuse"` and somebody cannot; or allowances are declared and none
+            is for this recipient. Nothing was spent.
         InputError
             Ids given twice or missing, classes out of range, a relation that this ledger does not take.
         """
         if exhausted not in ("drop", "refuse"):
             raise InputError(f"exhausted={exhausted!r}", expected="'drop' or 'refuse'")
+        if data_set is None and isinstance(contributors, DataSet):
+            data_set = contributors.name
         for name, value in (("release", release), ("data_set", data_set)):
             if not isinstance(value, str) or not value:
                 raise InputError(f"the {name} has no name", expected="a non-empty text")
+        assert data_set is not None
+        flow = flow_facts(sender, recipient, purpose, attributes)
         priced, members = self._priced(contributors, class_of, classes)
         who = self._hashed(contributors)
         with self._store.write() as connection:
@@ -70,15 +92,20 @@ class Promises(Admission):
                 query = sa.select(schema.reservation).where(schema.reservation.c.idempotency_key == idempotency_key)
                 earlier = connection.execute(query).first()
                 if earlier is not None:
-                    return self._same_again(connection, earlier, who, members, priced, release, data_set)
+                    wanted = (release, data_set, recipient or None, purpose or None, joint)
+                    return self._same_again(connection, earlier, who, members, priced, wanted)
             numbers, total = self._resolve(connection, who, register=True)
+            caps, allowed = self._caps(connection, purpose=purpose, recipient=recipient, write=True)
             codes = _chunks.scatter(numbers, members, len(priced), total)
             per_class = np.zeros(len(priced) + 1, dtype=np.int64)
-            for chunk, part, counters in self._judge(connection, codes, priced):
+            for chunk, part, counters, beside in self._judge(connection, codes, priced, caps, allowed):
                 codes[chunk * _chunks.CHUNK : (chunk + 1) * _chunks.CHUNK] = part
                 per_class += np.bincount(part, minlength=len(per_class))
                 if part.any():
                     _chunks.write_balance(self._store, connection, chunk, counters)
+                    for account, after in beside:
+                        if after.any():
+                            _chunks.write_balance(self._store, connection, chunk, after, account)
             admitted = codes[numbers] > 0
             self._refuse(admitted, exhausted)
             reservation_id, seq = secrets.token_hex(8), self._next_reservation(connection)
@@ -92,6 +119,10 @@ class Promises(Admission):
                 "dropped": len(admitted) - int(per_class[1:].sum()),
                 "created": _journal.now(),
                 "idempotency_key": idempotency_key,
+                "recipient": recipient or None,
+                "purpose": purpose or None,
+                "owner": self._store.account(connection),
+                "joint": joint,
             }
             members_of = _chunks.packed(codes)
             row["cohort"] = members_of.digest
@@ -102,7 +133,16 @@ class Promises(Admission):
                 for i, (p, n) in enumerate(zip(priced, per_class[1:].tolist(), strict=True))
             ]
             connection.execute(sa.insert(schema.spend), spends)
-            entry = _journal.append(connection, self._keys, "reserve", _reserve_body(row, spends))
+            body = _reserve_body(row, spends)
+            for cap in caps:
+                charges = [one.charge_text for one in cap.prices(priced)]
+                body["accounts"] = body.get("accounts", {}) | {cap.name: charges}
+                connection.execute(
+                    sa.insert(schema.account_spend),
+                    [{"account": cap.id, "reservation": seq, "class": i, "charge": c} for i, c in enumerate(charges)],
+                )
+            body["flow"] = insert_flow(connection, seq, release, f"contributors of {data_set}", flow)
+            entry = _journal.append(connection, self._keys, "reserve", body)
         self._remember(entry)
         return Reservation(reservation_id, release, data_set, "reserved", admitted)
 
@@ -184,15 +224,15 @@ class Promises(Admission):
         who: Cohort | npt.NDArray[np.uint64],
         members: npt.NDArray[Any],
         priced: Sequence[Priced],
-        release: str,
-        data_set: str,
+        wanted: tuple[str | None, ...],
     ) -> Reservation:
         """Answer a retry: the same content gets the same reservation, anything else is refused."""
         numbers, _ = self._resolve(connection, who, register=False)
         stored = self._codes(connection, row.seq, numbers)
         spends = connection.execute(sa.select(schema.spend.c.guarantee).where(schema.spend.c.reservation == row.seq))
         same = (
-            (row.release, row.data_set, row.admitted + row.dropped) == (release, data_set, len(members))
+            (row.release, row.data_set, row.recipient, row.purpose, row.joint) == wanted
+            and row.admitted + row.dropped == len(members)
             and [s.guarantee for s in spends] == [p.text for p in priced]
             and bool(((stored == members.astype(np.int64) + 1) | (stored == 0)).all())
             and int((stored > 0).sum()) == row.admitted
@@ -205,7 +245,9 @@ class Promises(Admission):
             )
         return Reservation(row.id, row.release, row.data_set, row.state, stored > 0)
 
-    def _codes(self, connection: sa.Connection, seq: int, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _codes(
+        self, connection: sa.Connection, seq: int, numbers: npt.NDArray[np.integer[Any]]
+    ) -> npt.NDArray[np.int64]:
         """Return class + 1 in one reservation for every number, 0 where not in."""
         out = np.zeros(len(numbers), dtype=np.int64)
         for chunk, digest in _chunks.manifest_of(connection, seq).chunks:
@@ -229,9 +271,8 @@ class Promises(Admission):
 
 def _reserve_body(row: dict[str, Any], spends: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what the journal keeps of a reservation: enough to find any later change of its rows."""
-    kept = ("seq", "id", "release", "data_set", "cohort", "admitted", "dropped", "created", "idempotency_key")
     classes = [[s["guarantee"], s["charge"], s["admitted"]] for s in spends]
-    return {"reservation": row["id"], **{name: row[name] for name in kept}, "classes": classes}
+    return {"reservation": row["id"], **{name: row[name] for name in JOURNALLED}, "classes": classes}
 
 
 def _is_sha256(text: object) -> bool:

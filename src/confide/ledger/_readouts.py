@@ -12,12 +12,13 @@ import sqlalchemy as sa
 
 from confide.accounting import Guarantee
 from confide.errors import InputError, VerificationError
-from confide.ledger import _chunks, _journal, _tokens
+from confide.ledger import _chunks, _journal, _levels, _tokens
 from confide.ledger import _schema as schema
+from confide.ledger._accounts import accounts, carried_of
 from confide.ledger._admission import Admission
 from confide.ledger._people import check_unique
-from confide.ledger._pricing import tight_epsilon
-from confide.ledger.records import Cohort, Receipt, Record, Remaining, Spend, Status, WhatIf
+from confide.ledger._pricing import tight_epsilon, used_epsilon
+from confide.ledger.records import Cap, Cohort, Receipt, Record, Remaining, Spend, Status, WhatIf
 
 _EDGES = tuple(i / 20 for i in range(21))
 
@@ -26,7 +27,13 @@ class ReadOuts(Admission):
     """What the ledger answers without changing anything."""
 
     def what_if(
-        self, *, contributors: Sequence[str] | Cohort, class_of: npt.NDArray[Any], classes: Sequence[Guarantee]
+        self,
+        *,
+        contributors: Sequence[str] | Cohort,
+        class_of: npt.NDArray[Any],
+        classes: Sequence[Guarantee],
+        recipient: str = "",
+        purpose: str = "",
     ) -> WhatIf:
         """Price a release without writing: who would be dropped, and how full balances would be."""
         priced, members = self._priced(contributors, class_of, classes)
@@ -40,8 +47,9 @@ class ReadOuts(Admission):
             check_unique(numbers, total + len(unknown))
             codes = _chunks.scatter(numbers, members, len(priced), total + len(unknown))
             before = self._used(connection, numbers, len(codes))
+            caps, allowed = self._caps(connection, purpose=purpose, recipient=recipient, write=False)
             used = np.zeros(len(codes))
-            for chunk, part, counters in self._judge(connection, codes, priced):
+            for chunk, part, counters, _ in self._judge(connection, codes, priced, caps, allowed):
                 here = slice(chunk * _chunks.CHUNK, (chunk + 1) * _chunks.CHUNK)
                 codes[here], used[here] = part, self.rule.used(counters.T)
         admitted, after = codes[numbers] > 0, used[numbers]
@@ -62,14 +70,41 @@ class ReadOuts(Admission):
             return self._history(connection, contributor)
 
     def remaining(self, contributor: str) -> Remaining:
-        """Return one contributor's balance; somebody the ledger has never seen has an untouched one."""
+        """Return one contributor's balance; somebody the ledger has never seen (`known` is False) has an untouched one.
+
+        The lifetime composition is over all recipients together; `caps` are those beside it.
+        """
         with self._store.read() as connection:
             numbers = _tokens.lookup(connection, self._keys.tokens([contributor]))
-            used = float(self._used(connection, numbers, self._total(connection))[0])
+            total = self._total(connection)
+            used = float(self._used(connection, numbers, total)[0])
             spends = [spend for spend in self._history(connection, contributor, numbers) if spend.counts]
+            known = bool(numbers[0] >= 0)
+            level, caps, carried = self._beside(connection, int(numbers[0]), total) if known else ("default", [], False)
         texts = tuple(sorted(_journal.canonical(spend.guarantee.to_dict()) for spend in spends))
-        epsilon = tight_epsilon(texts, self.rule.delta)
-        return Remaining(used, epsilon, self.rule.epsilon, self.rule.delta, len(spends))
+        # Of somebody who was erased only sums are left: their epsilon is the bound that the rule's own sums give.
+        epsilon = used_epsilon(self.rule, used) if carried else tight_epsilon(texts, self.rule.delta)
+        return Remaining(
+            used, epsilon, self.rule.epsilon, self.rule.delta, len(spends), known, level, tuple(caps), carried
+        )
+
+    def _beside(self, connection: sa.Connection, number: int, total: int) -> tuple[str, list[Cap], bool]:
+        """Return one contributor's consent level, the caps beside the lifetime cap, and whether they were erased."""
+        chunk, at = divmod(number, _chunks.CHUNK)
+        size = min(_chunks.CHUNK, total - chunk * _chunks.CHUNK)
+        code = int(_levels.read(connection, chunk, size)[at])
+        names = {code: name for name, code in _levels.BUILT_IN.items()} | {_levels.DEFAULT: "default"}
+        names |= {r.code: r.name for r in connection.execute(sa.select(schema.level))}
+        caps = []
+        for account in accounts(connection):
+            if account.level in (None, code):
+                rule = account.rule
+                counters = _chunks.read_balance(connection, chunk, size, rule.width, account.id)[:, at]
+                if account.level is not None or counters.any():
+                    share = float(rule.used(counters[None, :])[0])
+                    caps.append(Cap(account.name, account.kind, rule.epsilon, rule.delta, share))
+        carried = bool(carried_of(connection, _chunks.LIFETIME, number, 1))
+        return names[code], caps, carried
 
     def used(self, contributors: Sequence[str] | Cohort) -> npt.NDArray[np.float64]:
         """Return the used share of each contributor's balance, shape (n,), by the rule that admits (internal)."""
@@ -177,7 +212,9 @@ class ReadOuts(Admission):
         raw = tokens.astype(">u8").tobytes().hex()
         return {"pseudonym": [raw[i : i + 32] for i in range(0, len(raw), 32)], "used": used}
 
-    def _used(self, connection: sa.Connection, numbers: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.float64]:
+    def _used(
+        self, connection: sa.Connection, numbers: npt.NDArray[np.integer[Any]], total: int
+    ) -> npt.NDArray[np.float64]:
         out = np.zeros(len(numbers))
         known = np.flatnonzero(numbers >= 0)
         chunk_of = numbers[known] // _chunks.CHUNK
@@ -189,7 +226,7 @@ class ReadOuts(Admission):
         return out
 
     def _history(
-        self, connection: sa.Connection, contributor: str, numbers: npt.NDArray[np.int64] | None = None
+        self, connection: sa.Connection, contributor: str, numbers: npt.NDArray[np.integer[Any]] | None = None
     ) -> tuple[Spend, ...]:
         if numbers is None:
             numbers = _tokens.lookup(connection, self._keys.tokens([contributor]))

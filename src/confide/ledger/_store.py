@@ -67,6 +67,10 @@ class Store:
         """The place of the database, without a password."""
         return str(self.file) if self.file else self.url.render_as_string(hide_password=True)
 
+    def account(self, connection: sa.Connection) -> str | None:
+        """Return the database account that is at work; SQLite has none."""
+        return None if self.sqlite else str(connection.execute(sa.select(sa.func.session_user())).scalar())
+
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Run a transaction alone among all writers; everything in it happens or nothing does."""

@@ -135,12 +135,15 @@ def everything(connection: sa.Connection) -> Tokens:
         If the numbers are not exactly 0..n-1: rows were lost or copied.
     """
     columns = (schema.token.c.bucket, schema.token.c.tokens, schema.token.c.numbers)
-    rows = [(r[0], r[1], r[2]) for r in connection.execute(sa.select(*columns).order_by(schema.token.c.bucket))]
-    tokens, numbers = _unpack(rows)
-    ordered = np.empty_like(tokens)
-    if len(numbers) and (numbers.max() >= len(numbers) or len(np.unique(numbers)) != len(numbers)):
+    total = int(connection.execute(sa.select(sa.func.sum(sa.func.length(schema.token.c.numbers)))).scalar() or 0) // 4
+    ordered, seen = np.empty((total, 2), dtype=np.uint64), np.zeros(total, dtype=bool)
+    rows = connection.execution_options(yield_per=1024).execute(sa.select(*columns).order_by(schema.token.c.bucket))
+    for some in rows.partitions():
+        tokens, numbers = _unpack([(r[0], r[1], r[2]) for r in some])
+        if len(numbers) and int(numbers.max()) < total:
+            ordered[numbers], seen[numbers] = tokens, True
+    if not seen.all():
         raise RunError("the ledger's index of contributors is damaged", remedy="restore the last backup")
-    ordered[numbers] = tokens
     return ordered
 
 

@@ -14,7 +14,10 @@ from confide.accounting import Guarantee
 from confide.errors import RunError, VerificationError
 from confide.ledger import _chunks, _journal, _tokens
 from confide.ledger import _schema as schema
-from confide.ledger._admission import Admission, rebuilt
+from confide.ledger._accounts import Account, accounts
+from confide.ledger._admission import Admission
+from confide.ledger._promises import JOURNALLED
+from confide.ledger._verify_people import check_people
 from confide.ledger.records import Verified
 
 
@@ -27,6 +30,7 @@ def verify(ledger: Admission, connection: sa.Connection, head_file: Path) -> Ver
     try:
         contributors = _check_index(connection, entries)
         _check_reservations(ledger, connection, entries)
+        check_people(ledger, connection, entries)
         _check_balances(ledger, connection, contributors)
     except RunError as error:
         raise VerificationError(error.what, where=error.where, remedy=error.remedy) from error
@@ -72,8 +76,8 @@ def _check_index(connection: sa.Connection, entries: list[_journal.Entry]) -> in
         if entry.action == "register":
             segments.append((entry.body["first"], entry.body["count"], entry.body["tokens"]))
             expected = entry.body["first"] + entry.body["count"]
-        elif entry.action == "rotate":
-            segments = [(0, entry.body["count"], entry.body["tokens"])]
+        elif entry.action == "rotate" or (entry.action == "erase" and "tokens" in entry.body):
+            segments = [(0, expected, entry.body["tokens"])]
     stored = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.name == "contributors")).scalar()
     if len(tokens) != expected or stored != str(expected):
         raise VerificationError(
@@ -92,15 +96,20 @@ def _check_index(connection: sa.Connection, entries: list[_journal.Entry]) -> in
 def _check_reservations(ledger: Admission, connection: sa.Connection, entries: list[_journal.Entry]) -> None:
     """Replay the journal and compare every row with what it says."""
     expected: dict[str, dict[str, Any]] = {}
+    by_seq: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.action == "reserve":
-            expected[entry.body["reservation"]] = {**entry.body, "state": "reserved", "release_hash": None}
+            known = {**dict.fromkeys(JOURNALLED), **entry.body, "state": "reserved", "release_hash": None}
+            expected[entry.body["reservation"]] = by_seq[str(entry.body["seq"])] = known
         elif entry.action in ("start", "commit", "abort"):
-            known = expected.get(entry.body["reservation"])
-            if known is None or known["state"] != entry.body["from"]:
+            known = expected.get(entry.body["reservation"], {})
+            if known.get("state") != entry.body["from"]:
                 raise VerificationError("a change without its reservation", where=f"journal entry {entry.seq}")
             known["state"] = entry.body["to"]
             known["release_hash"] = entry.body.get("release_hash", known["release_hash"])
+        elif entry.action == "erase":
+            for seq, cohort in entry.body["cohorts"].items():
+                by_seq[seq]["cohort"] = cohort
     rows = connection.execute(sa.select(schema.reservation)).all()
     if {row.id for row in rows} != set(expected) or len(rows) != len(expected):
         raise VerificationError("reservations and journal differ", where="table reservation")
@@ -119,18 +128,7 @@ def _check_reservations(ledger: Admission, connection: sa.Connection, entries: l
         raise VerificationError("memberships without a reservation", where="table membership")
     for row in rows:
         want = expected[row.id]
-        for name in (
-            "seq",
-            "release",
-            "data_set",
-            "cohort",
-            "admitted",
-            "dropped",
-            "created",
-            "idempotency_key",
-            "state",
-            "release_hash",
-        ):
+        for name in (*JOURNALLED, "state", "release_hash"):
             if getattr(row, name) != want[name]:
                 raise VerificationError(f"the {name} of a reservation was changed", where=f"reservation {row.id}")
         if spends.get(row.seq) != want["classes"]:
@@ -158,19 +156,26 @@ def _charge(ledger: Admission, text: str) -> Any:
 
 
 def _check_balances(ledger: Admission, connection: sa.Connection, contributors: int) -> None:
-    """Balances must be exactly what the reservations add up to."""
-    charges = ledger._charges(connection)
-    orders = ledger.rule.width
+    """Balances of every account must be exactly what the reservations add up to."""
     chunks = -(-contributors // _chunks.CHUNK)
-    last = connection.execute(sa.select(sa.func.max(schema.balance.c.chunk))).scalar()
-    if last is not None and last >= chunks:
-        raise VerificationError("balances of contributors that do not exist", where=f"table balance, chunk {last}")
+    for table in (schema.balance, schema.account_balance):
+        last = connection.execute(sa.select(sa.func.max(table.c.chunk))).scalar()
+        if last is not None and last >= chunks:
+            raise VerificationError(
+                "balances of contributors that do not exist", where=f"table {table.name}, chunk {last}"
+            )
+    everything: list[Account | None] = [None, *accounts(connection)]
+    charges = [ledger._charges(connection, account) for account in everything]
     for chunk in range(chunks):
         size = min(_chunks.CHUNK, contributors - chunk * _chunks.CHUNK)
-        want = rebuilt(_chunks.read_codes(connection, chunk), charges, size, orders)
-        if not np.array_equal(want, _chunks.read_balance(connection, chunk, size, orders)):
-            raise VerificationError(
-                "balances do not match what was reserved",
-                where=f"table balance, contributors {chunk * _chunks.CHUNK} to {chunk * _chunks.CHUNK + size - 1}",
-                remedy="restore the last backup",
-            )
+        codes = _chunks.read_codes(connection, chunk)
+        for account, charge in zip(everything, charges, strict=True):
+            number, rule = (account.id, account.rule) if account else (_chunks.LIFETIME, ledger.rule)
+            want = ledger._rebuilt(connection, chunk, size, codes, charge, account)
+            if not np.array_equal(want, _chunks.read_balance(connection, chunk, size, rule.width, number)):
+                name = f" of {account.name}" if account else ""
+                raise VerificationError(
+                    f"balances{name} do not match what was reserved",
+                    where=f"contributors {chunk * _chunks.CHUNK} to {chunk * _chunks.CHUNK + size - 1}",
+                    remedy="restore the last backup",
+                )

@@ -30,6 +30,9 @@ from confide.ledger import _journal
 from confide.ledger import _schema as schema
 from confide.ledger._admission import RELATIONS
 from confide.ledger._create import create_tables, key_path
+from confide.ledger._datasets import DataSets
+from confide.ledger._erasure import Erasure
+from confide.ledger._flows import Flows
 from confide.ledger._keys import Keys, next_key
 from confide.ledger._migrate import Migrated, check_version, migrate
 from confide.ledger._promises import Promises
@@ -39,7 +42,7 @@ from confide.ledger._upkeep import Upkeep
 from confide.ledger.filter import Filter
 
 
-class Ledger(Promises, ReadOuts, Upkeep):
+class Ledger(Promises, ReadOuts, Erasure, DataSets, Flows, Upkeep):
     """A ledger that is open. Make one with `Ledger.create` or `Ledger.open`."""
 
     @classmethod

@@ -96,6 +96,17 @@ class Spend:
 
 
 @dataclass(frozen=True)
+class Cap:
+    """A cap beside the lifetime cap, and the share of it that one contributor has used."""
+
+    name: str
+    kind: str
+    epsilon: float
+    delta: float
+    used: float
+
+
+@dataclass(frozen=True)
 class Remaining:
     """One contributor's balance.
 
@@ -109,6 +120,15 @@ class Remaining:
         The lifetime cap.
     releases : int
         Reservations that count.
+    known : bool
+        Whether the ledger has ever seen this contributor; an unknown id and an unused balance are two things.
+    level : str
+        The consent level ("default" where nothing was said).
+    caps : tuple of Cap
+        The caps beside the lifetime cap: of the consent level, and of each recipient and period.
+    erased : bool
+        Whether memberships were erased; then `epsilon` is a bound from what was carried over, and `releases` counts
+        only what came after.
     """
 
     used: float
@@ -116,6 +136,10 @@ class Remaining:
     cap_epsilon: float
     delta: float
     releases: int
+    known: bool = True
+    level: str = "default"
+    caps: tuple[Cap, ...] = ()
+    erased: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -191,7 +215,7 @@ class Cohort:
     """Contributors by their number in one ledger: hashed once, used for many releases on the same data set."""
 
     ledger: str
-    numbers: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.integer[Any]]
 
     def __len__(self) -> int:
         """Return how many contributors."""
@@ -199,3 +223,27 @@ class Cohort:
 
     def __repr__(self) -> str:
         return f"Cohort({len(self.numbers)} contributors)"
+
+
+@dataclass(frozen=True, repr=False)
+class DataSet(Cohort):
+    """A named data set of the ledger: its contributors, and how many entries each of them has in it.
+
+    Attributes
+    ----------
+    name : str
+        Its name in this ledger.
+    numbers : ndarray of int, shape (n,)
+        Its contributors, ascending.
+    entries : ndarray of int, shape (n,)
+        Entries of each contributor (1 where nothing was declared): what a plan's classes are chosen by.
+    linkage : dict or None
+        How the same person is recognised across data sets, as it was declared.
+    """
+
+    name: str
+    entries: npt.NDArray[np.integer[Any]]
+    linkage: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"DataSet({self.name!r}, {len(self.numbers)} contributors)"
