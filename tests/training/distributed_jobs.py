@@ -18,7 +18,18 @@ from torch.utils.data import TensorDataset
 from training_oracle import ZeroNoise, small_plan
 
 from confide.errors import ConfideError
-from confide.training import ContributorDataset, PrivateRun, join, leave, make_optimizer
+from confide.training import (
+    ClippingEngine,
+    ContributorDataset,
+    EngineOptions,
+    PrivateRun,
+    join,
+    leave,
+    make_optimizer,
+)
+from confide.training.distributed import BlockNoise, Exchange
+from confide.training.distributed.ranks import split_like
+from confide.training.distributed.sharded import ShardedEngine, whole_state
 
 KEY = bytes(range(32))
 COUNTS = [1, 2, 5, 5, 1, 2, 1, 3, 4, 2, 2, 1]
@@ -153,6 +164,82 @@ def variance():
     return (wide(plan, run_key=KEY) - wide(plan, run_key=KEY, noise=ZeroNoise())) / scale
 
 
+class Small(nn.Module):
+    """Blocks of two sizes that no number of ranks divides evenly."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 6)) for _ in range(2)])
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(self.blocks(self.embed(x)).mean(1)))
+
+
+def small_task():
+    torch.manual_seed(5)
+    model, generator = Small(), torch.Generator().manual_seed(6)
+    x, y = torch.randint(0, 11, (9, 4), generator=generator), torch.randint(0, 3, (9,), generator=generator)
+    units = np.array([0, 0, 1, 2, 2, 2, 3, 4, 4])
+    return model, x, y, units, 1.0 / np.bincount(units)[units], np.full(5, 0.4)
+
+
+def cross_entropy(out, y):
+    return nn.functional.cross_entropy(out, y, reduction="none")
+
+
+def whole_sum():
+    """The clipped sum of a small task by one process, flat, and its norms."""
+    model, x, y, units, weights, clips = small_task()
+    engine = ClippingEngine(model, EngineOptions(engine="fast"))
+    found = engine.clipped_sum(lambda rows: cross_entropy(model(x[rows]), y[rows]), units, weights, clips)
+    return torch.cat([g.reshape(-1) for g in found.gradients]), found.norms
+
+
+def in_shards(ranks):
+    """The same task with the model cut by FSDP2, a pass for each unit, made-up passes for ranks with fewer."""
+    model, x, y, units, weights, clips = small_task()
+    engine = ShardedEngine(model, EngineOptions(engine="fast"))
+    shards = engine.shard(ranks, torch.device("cpu"), smallest=40)
+    mine = [unit for unit in range(5) if unit % ranks.world == ranks.rank]
+    for number in range(-(-5 // ranks.world)):
+        idle = number >= len(mine)
+        rows = np.flatnonzero(units == (0 if idle else mine[number]))
+        with engine.capture():
+            losses = cross_entropy(model(x[rows]), y[rows])
+        engine.add(losses, np.zeros(len(rows)), weights[rows], clips[:1], idle=idle)
+    found = engine.take()
+    empty = engine.take()
+    size = sum(value.numel() for value in shards)
+    noise = BlockNoise("default", KEY, 3, 2.0, size)
+    starts = engine.flat_starts()
+    noisy = [noise.add(g.reshape(-1), s).reshape(g.shape) for g, s in zip(found.gradients, starts, strict=True)]
+    optimizer = torch.optim.AdamW(shards, lr=0.1)
+    out = {"norms": found.norms, "nonfinite": found.nonfinite, "units": mine, "empty": len(empty.norms),
+           "blocks": sum(hasattr(module, "unshard") for module in model.modules()),
+           "none": float(sum(g.abs().sum() for g in empty.gradients))}  # fmt: skip
+    for name, grads in (("sum", found.gradients), ("noisy", noisy)):
+        engine.set_gradients(grads)
+        out[name] = torch.cat([g.reshape(-1) for g in whole_state([value.grad for value in shards])])
+    optimizer.step()
+    state = whole_state(optimizer.state_dict()["state"])
+    out["moments"] = torch.cat([state[i]["exp_avg"].reshape(-1) for i in range(len(shards))])
+    return out
+
+
+def exchanged(ranks):
+    """Partial sums of rank + 1 times a vector of an odd length, with noise by position."""
+    like = [torch.zeros(7, 3), torch.zeros(2), torch.zeros(5, 4)]
+    exchange = Exchange(ranks, like)
+    base = torch.arange(43, dtype=torch.float64)
+    noise = BlockNoise("default", KEY, 1, 0.5, 43)
+    parts = [value.clone() * (ranks.rank + 1) for value in split_like(base, like)]
+    found = exchange(parts, noise.add)
+    assert [value.shape for value in found] == [value.shape for value in like]
+    return torch.cat([value.reshape(-1) for value in found])
+
+
 def everything(folder: Path):
     """All scenarios of one world size; the same code runs with one process and with many."""
     ranks = join()
@@ -171,6 +258,9 @@ def everything(folder: Path):
     began = learned(path, resume=True, until=12) if path.exists() else learned(path, until=6)
     out["until"] = began
     out["start"] = learned(fixed=False).state_dict
+    out["exchange"] = exchanged(ranks)
+    if ranks.world > 1:
+        out["shards"] = in_shards(ranks)
     out["errors"] = {
         "nonfinite": error_of(lambda: recorded(plan_of(), data_of(bad=2), on_nonfinite="stop")),
         "missing": error_of(lambda: learned(folder / "none", resume=True)),

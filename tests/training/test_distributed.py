@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import distributed_jobs as jobs
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from confide.contributors import Draw
 from confide.training import Ranks
-from confide.training.distributed import share
+from confide.training.distributed import BlockNoise, share
+from confide.training.distributed import noise as noise_module
 from confide.training.distributed.shares import ranks_of_units
 
 ALONE = Ranks()
@@ -202,6 +205,51 @@ def test_a_person_with_a_gradient_that_is_not_finite_adds_nothing_anywhere(one, 
         assert np.isfinite(got["seen"]).all()
         assert got["internal"]["nonfinite"] == one[1]["broken"]["internal"]["nonfinite"] > 0
         np.testing.assert_allclose(got["seen"], one[1]["broken"]["seen"], rtol=1e-6, atol=1e-7)
+
+
+# -- parts: exchange, noise by position, shards ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", worlds([1, 2], [4]))
+def test_an_exchange_adds_the_parts_and_noises_each_value_once(one, several, world):
+    results = [one[1]] if world == 1 else several(world)[1]
+    times = world * (world + 1) / 2  # 1 + 2 + ... of the ranks
+    want = BlockNoise("default", jobs.KEY, 1, 0.5, 43).add(torch.arange(43, dtype=torch.float64) * times, 0)
+    for result in results:
+        torch.testing.assert_close(result["exchange"], want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["default", "secure"])
+def test_noise_by_position_does_not_depend_on_who_asks_for_which_part(kind, monkeypatch):
+    monkeypatch.setattr(noise_module, "BLOCK", 64)
+    values = torch.linspace(-5, 5, 300, dtype=torch.float64)
+    whole = BlockNoise(kind, jobs.KEY, 2, 3.0, 300).add(values, 0)
+    for cuts in ([0, 300], [0, 1, 64, 65, 200, 300], [0, 100, 200, 300]):
+        parts = [BlockNoise(kind, jobs.KEY, 2, 3.0, 300).add(values[a:b], a) for a, b in pairwise(cuts)]
+        assert torch.equal(torch.cat(parts), whole)
+    assert len(set((whole - values).tolist())) == 300, "blocks repeat each other"
+    other = BlockNoise(kind, jobs.KEY, 3, 3.0, 300).add(values, 0)
+    assert not torch.equal(other, whole)
+
+
+def test_noise_by_position_has_the_scale_of_theory():
+    noise = BlockNoise("default", jobs.KEY, 0, 0.8, 3 << 20)
+    check = noise.add(torch.zeros(40_000, dtype=torch.float64), (1 << 20) - 20_000) / 0.8
+    check_noise(check.numpy().reshape(10, 4000), 10)
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_a_model_in_shards_gives_the_sum_of_a_whole_one_with_noise_once(several, world):
+    want, norms = jobs.whole_sum()
+    noisy = BlockNoise("default", jobs.KEY, 3, 2.0, len(want)).add(want, 0)
+    for result in several(world)[1]:
+        found = result["shards"]
+        np.testing.assert_allclose(found["norms"], norms[found["units"]], rtol=1e-5)
+        assert found["nonfinite"] == 0 and found["empty"] == 0 and found["none"] == 0.0
+        assert found["blocks"] >= 3, "the model was not cut into blocks"
+        torch.testing.assert_close(found["sum"].double(), want, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found["noisy"].double(), noisy, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found["moments"].double(), 0.1 * noisy, rtol=1e-4, atol=1e-5)
 
 
 # -- one voice ---------------------------------------------------------------------------------------------------------
