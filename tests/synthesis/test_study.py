@@ -183,7 +183,7 @@ def test_a_draft_says_what_it_read(folder):
     assert any("max_visits" in line for line in looked) and any(
         "weight" in line and "missing" in line for line in looked
     )
-    assert "FROM THE DATA" in text
+    assert "CONFIRM:" in text
     with pytest.raises(InputError, match="day"):
         draft_synthesis(folder / "visits.csv", contributor="id", time="dya")
 

@@ -7,6 +7,7 @@
 True
 """
 
+from confide.accounting.approximate import ApproximateBudget
 from confide.accounting.bounded_range import Exponential
 from confide.accounting.calibration import (
     calibrate_clips,
@@ -40,6 +41,7 @@ from confide.accounting.selection import PrivateSelection, mean_of_runs, success
 
 __all__ = [
     "RDP_ORDERS",
+    "ApproximateBudget",
     "CappedSampledGaussian",
     "ComplexGaussian",
     "ContributorSampledGaussian",

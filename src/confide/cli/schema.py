@@ -39,6 +39,61 @@ def draft(
         typer.echo(f"  [ ] {line}")
 
 
+@schema_app.command("estimate")
+def estimate(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A drafted study with values to confirm.")],
+    epsilon: Annotated[float, typer.Option(help="Price of all values together, for every patient.")] = 0.5,
+    delta: Annotated[float, typer.Option(help="Chance that a value of one patient alone is named.")] = 1e-7,
+    ledger: Annotated[str | None, typer.Option("--ledger", help="Ledger URL.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending (for scripts).")] = False,
+    output: _Output = Path("synthesis-estimated.toml"),
+    force: _Force = False,
+) -> None:
+    """Learn the marked values of a draft privately, and charge every patient for it."""
+    from confide._files import write_atomic
+    from confide.cli.synthesize import ask
+    from confide.studies.schema_estimate import estimate_schema
+
+    _free(output, force)
+    found = estimate_schema(
+        study, epsilon=epsilon, delta=delta, accept=lambda lines: ask(lines, yes), ledger_url=ledger
+    )
+    write_atomic(output, found.text)
+    typer.echo(f"Wrote {output}. Learnt privately, and charged to every patient:\n")
+    for line in found.lines:
+        typer.echo(f"  {line}")
+    typer.echo("\nStill guessed from the data: the types, and which columns belong to the patient. Check them.")
+
+
+@schema_app.command("confirm")
+def confirm(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A drafted study with values to confirm.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="State that every marked value is public knowledge, without being asked.")
+    ] = False,
+) -> None:
+    """Go through the marked values of a draft: is each public knowledge? A mark is removed where the answer is yes."""
+    from confide._files import write_atomic
+    from confide.synthesis.draft import MARK
+
+    lines = study.read_text(encoding="utf-8").splitlines()
+    header = ""
+    for number, line in enumerate(lines):
+        header = line.strip() if line.strip().startswith("[") else header
+        if MARK not in line:
+            continue
+        value = line.split(MARK)[0].rstrip()
+        if everything or typer.confirm(f"{header}  {value}\n  Is this public knowledge?", default=False):
+            lines[number] = value
+    write_atomic(study, "\n".join(lines) + "\n")
+    left = sum(MARK in line for line in lines)
+    typer.echo(
+        f"{left} values of {study} still wait to be confirmed, replaced or estimated."
+        if left
+        else f"Every value of {study} is stated to be public knowledge."
+    )
+
+
 def _free(output: Path, force: bool) -> None:
     if output.exists() and not force:
         raise InputError(

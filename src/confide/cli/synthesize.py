@@ -22,7 +22,7 @@ def synthesize(
     """Reserve the price, learn the tables through noise, and write synthetic ones with certificate and report."""
     from confide.studies.synthesis_run import run_synthesis
 
-    outcome = run_synthesis(study, accept=lambda lines: _ask(lines, yes), ledger_url=ledger, output=output)
+    outcome = run_synthesis(study, accept=lambda lines: ask(lines, yes), ledger_url=ledger, output=output)
     for line in outcome.lines:
         typer.echo(line)
     typer.echo("")
@@ -31,7 +31,8 @@ def synthesize(
     typer.echo(f"\nHow good it is (internal):  confide evaluate {outcome.paths['release']} --study {study}")
 
 
-def _ask(lines: list[str], yes: bool) -> None:
+def ask(lines: list[str], yes: bool) -> None:
+    """Show a price and ask; raises to stop."""
     for line in lines:
         typer.echo(line)
     if yes:

@@ -72,7 +72,7 @@ def find_file(name: str | Path, *, base: Path = Path("."), sha256: str | None = 
     return found
 
 
-def read_source(spec: SourceSpec, *, base: Path = Path(".")) -> tuple[pl.DataFrame, Origin]:
+def read_source(spec: SourceSpec, *, base: Path = Path("."), allow_empty: bool = False) -> tuple[pl.DataFrame, Origin]:
     """Read one source as it stands.
 
     Returns
@@ -100,7 +100,7 @@ def read_source(spec: SourceSpec, *, base: Path = Path(".")) -> tuple[pl.DataFra
             frame, origin = _read_parquet(path), Origin(path.name)
         else:
             frame, origin = read_csv_text(path, spec.separator), Origin(path.name, 1, spec.decimal)
-    if frame.height == 0:
+    if frame.height == 0 and not allow_empty:
         raise InputError(
             f"{origin.name} has no rows", where=origin.name, expected="at least one entry", remedy="check the source"
         )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from confide.accounting import Guarantee, SampledGaussian
+from confide.accounting import ApproximateBudget, Exponential, Guarantee, SampledGaussian
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,6 +38,13 @@ def costs(guarantee: Guarantee, orders: tuple[float, ...], tails: tuple[float, .
     rdp, apart = np.zeros((len(tails), len(orders))), np.zeros(len(tails))
     allowed = np.asarray(tails)
     for mechanism, steps in guarantee.parts:
+        if isinstance(mechanism, ApproximateBudget):
+            # its failure is set apart, where so much may be; what remains is pure
+            pure, failure = Exponential(mechanism.epsilon), steps * mechanism.failure
+            fits = allowed * (1 + 1e-9) >= failure
+            whole = np.where(fits[:, None], steps * np.asarray(pure.rdp(np.asarray(orders))), np.inf)
+            rdp, apart = rdp + whole, apart + np.where(fits, failure, 0.0)
+            continue
         whole = steps * np.asarray(mechanism.rdp(np.asarray(orders)), dtype=np.float64)
         rows, extra = np.tile(whole, (len(tails), 1)), np.zeros(len(tails))
         if type(mechanism) is SampledGaussian and 0 < mechanism.rate < 1 and mechanism.clip_norm > 0:

@@ -133,7 +133,9 @@ def _read(
     index: tuple[Names, pl.DataFrame] | None = None,
 ) -> _Read:
     spec = SourceSpec.model_validate(section.model_dump(include=set(SourceSpec.model_fields)))
-    frame, origin = read_source(spec, base=base)
+    # a table of visits may be empty where nobody needs to have one; saying so must not depend on the data
+    may_be_empty = isinstance(section, VisitsSection) and section.min_visits == 0
+    frame, origin = read_source(spec, base=base, allow_empty=may_be_empty)
     if section.contributor not in frame.columns:
         close = nearest(section.contributor, frame.columns)
         raise InputError(
@@ -142,7 +144,7 @@ def _read(
             expected="the column of patient ids",
             remedy=f"did you mean {close!r}?" if close else "correct `contributor`",
         )
-    _refuse_undeclared(frame, section, table, origin)
+    _refuse_undeclared(study, frame, section, table, origin)
     # the same reading as for training: a person who is "7" in one place and "7.0" in another would have two balances
     ids = np.array(contributor_ids(frame, section.contributor, origin, "patient id"), dtype=np.str_)
     used = {name: column for name, column in section.columns.items() if column.role != "ignore"}
@@ -159,10 +161,13 @@ def _read(
 
 
 def _refuse_undeclared(
-    frame: pl.DataFrame, section: PatientsSection | VisitsSection, table: str, origin: Origin
+    study: SynthesisStudy, frame: pl.DataFrame, section: PatientsSection | VisitsSection, table: str, origin: Origin
 ) -> None:
     # the facts of patients may stand beside their visits, and visits beside patients: one file for both is usual
-    known = {section.contributor, section.entry, *section.columns}
+    known = {section.contributor, section.entry}
+    for other in (study.patients, study.visits, *study.events.values()):
+        if other is not None and (other is section or other.source == section.source):
+            known |= set(other.columns)
     extra = [name for name in frame.columns if name not in known]
     if extra and section.undeclared == "refuse":
         missing = [name for name, column in section.columns.items() if name not in frame.columns]

@@ -44,7 +44,7 @@ class SynthesisColumn(ColumnSpec):
         shorter beginning of it) or a CSV file with the columns ``code`` and ``parent``. A code that is not itself among
         the categories counts as its nearest ancestor that is.
     other : str, optional
-        With `roll_up`: the category of codes without an ancestor among the categories (they are refused otherwise).
+        The category of all values that are not among the categories (and roll up to none); without it they are refused.
     since : str, optional
         For a column of dates: the time since this date column of the patient (or ``"first"``: since the patient's own
         first row) in `unit`, and never a calendar date. The type is then integer or real.
@@ -70,10 +70,8 @@ class SynthesisColumn(ColumnSpec):
         discrete = self.type in ("categorical", "ordinal")
         if (self.roll_up is not None or self.other is not None) and self.type != "categorical":
             raise ValueError("roll_up and other are for categorical columns")
-        if self.other is not None and (
-            self.roll_up is None or self.other not in [str(value) for value in self.categories or ()]
-        ):
-            raise ValueError("other names one of the categories, for codes that roll_up finds no ancestor for")
+        if self.other is not None and self.other not in [str(value) for value in self.categories or ()]:
+            raise ValueError("other names one of the categories, for every value that is not among them")
         if self.since is not None and self.type not in ("integer", "real"):
             raise ValueError('time since an index date is a number: declare type = "integer" or "real" with bounds')
         if discrete:

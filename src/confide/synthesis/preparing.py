@@ -50,9 +50,11 @@ def rolled_up(frame: pl.DataFrame, columns: Mapping[str, SynthesisColumn], origi
         A code without an ancestor among the categories, where no `other` is declared.
     """
     for name, column in columns.items():
-        if column.roll_up is None or name not in frame.columns:
+        if (column.roll_up is None and column.other is None) or name not in frame.columns:
             continue
-        parents = None if column.roll_up == "prefix" else _parents(column.roll_up, base)
+        parents: dict[str, str] | None = {}
+        if column.roll_up is not None:
+            parents = None if column.roll_up == "prefix" else _parents(column.roll_up, base)
         text = text_of(frame[name])
         found = {code: column.place(code, parents) for code in text.drop_nulls().unique().to_list()}
         lost = [code for code, place in found.items() if place is None]

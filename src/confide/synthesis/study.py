@@ -269,7 +269,7 @@ class SynthesisStudy(_Section):
         people = self.public.max_contributors or round(1 / self.delta)
         epsilon = self.privacy.epsilon
         least = smallest_useful_epsilon(self.domain(), people, self.delta)
-        if epsilon < least:
+        if epsilon < least * (1 - 1e-9):
             raise UnreachableError(
                 f"epsilon {epsilon:g} is too small for this schema: even with {people:,} patients (the public upper "
                 "bound) the noise would be larger than what the one-way tables can say",
