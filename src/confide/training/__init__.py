@@ -4,20 +4,40 @@ from confide.training.checkpoint import delete_checkpoint, read_checkpoint
 from confide.training.dataset import ContributorDataset
 from confide.training.distributed import Ranks, join, leave
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
+from confide.training.methods import (
+    SGLD,
+    Augmentation,
+    Averaging,
+    BiasAware,
+    Clipping,
+    Methods,
+    PreviousDirection,
+    ShiftFlip,
+    Snapshots,
+)
 from confide.training.noise import noise_seconds
 from confide.training.optimizers import DPAdam, make_optimizer
 from confide.training.result import TrainingResult
 from confide.training.run import Batch, PrivateRun, fit
 
 __all__ = [
+    "SGLD",
+    "Augmentation",
+    "Averaging",
     "Batch",
+    "BiasAware",
     "ClippedSum",
+    "Clipping",
     "ClippingEngine",
     "ContributorDataset",
     "DPAdam",
     "EngineOptions",
+    "Methods",
+    "PreviousDirection",
     "PrivateRun",
     "Ranks",
+    "ShiftFlip",
+    "Snapshots",
     "TrainingResult",
     "delete_checkpoint",
     "fit",

@@ -7,9 +7,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from confide.contributors import ContributorIndex, ContributorSampler, CyclicSampler, EntrySampler, group_of
 from confide.errors import InputError
 from confide.planning import Plan
 from confide.training.dataset import ContributorDataset
+from confide.training.keys import RunKeys
+
+Sampler = EntrySampler | ContributorSampler | CyclicSampler
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
@@ -68,3 +72,18 @@ def assign(
             )
         rates[~keep] = 0.0
     return rates, clips
+
+
+def make_sampler(plan: Plan, keys: RunKeys, index: ContributorIndex, rates: npt.NDArray[np.float64]) -> Sampler:
+    """Return the sampler that the plan accounts for; with correlated noise, one group after another is asked."""
+    limit = plan.entry_limit
+
+    def of(chosen: npt.NDArray[np.float64]) -> EntrySampler | ContributorSampler:
+        if plan.clip_unit == "entry":
+            return EntrySampler(keys.coins, index, chosen, max_entries=limit, subset_key=keys.subset)
+        return ContributorSampler(keys.coins, index, chosen, max_entries=limit)
+
+    if plan.correlation is None:
+        return of(rates)
+    groups = plan.correlation.separation
+    return CyclicSampler(group_of(keys.subset, index, groups), groups, of, rates)

@@ -79,6 +79,10 @@ class RunKeys:
         """Return the seed of this step's dropout and other random layers."""
         return int.from_bytes(derive(self.current, "layers", 8), "little") >> 1
 
+    def method_seed(self) -> int:
+        """Return the seed of noise that a method adds of its own in this step (post-processing)."""
+        return int.from_bytes(derive(self.current, "methods", 8), "little") >> 1
+
     def to_dict(self) -> dict[str, str | int]:
         """Return what a checkpoint keeps; never the run key, from which past noise would follow."""
         texts = {name: getattr(self, name).hex() for name in ("current", "coins", "subset", "fingerprint")}

@@ -13,6 +13,9 @@ as ``.grad``. Steps that draw nobody are made all the same, with noise alone; th
 A run seeds torch's default generator in every step (dropout and augmentation are then the same after a resume); `fit`
 puts the caller's random numbers back. Random numbers from numpy or `random` in a data set are not part of this.
 
+`Methods` changes what a step does (views of entries, other clipping rules, bias-aware gradients) or what is kept of its
+weights (averages, snapshots); correlated noise and a clipping norm that follows a quantile belong to the plan.
+
 Whatever a loop does with the losses it sees (printing, stopping early, choosing) is not covered by the guarantee.
 """
 
@@ -28,20 +31,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from confide.contributors import ContributorSampler, Draw, EntrySampler
+from confide.contributors import Draw, derive
 from confide.errors import InputError, RunError
-from confide.mechanisms import NoiseSource
+from confide.mechanisms import NoiseSource, noise_for_step
 from confide.planning import Plan
-from confide.training.assign import assign, check_optimizer
+from confide.training.assign import assign, check_optimizer, make_sampler
 from confide.training.checkpoint import read_checkpoint, write_checkpoint
 from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.distributed import Ranks, Share, join
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import Chunk, chunks
 from confide.training.keys import RunKeys, key_from_seed
+from confide.training.methods.choice import MethodRun, Methods
 from confide.training.noise import keyed_noise
-from confide.training.rehearsal import Example, example_of, rehearse
-from confide.training.result import TrainingResult
+from confide.training.rehearsal import ENTRIES, Example, Rehearsal, example_of, rehearse
+from confide.training.result import TrainingResult, empty_figures, keep_figures
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -113,6 +117,8 @@ class PrivateRun:
     ranks : Ranks, optional
         The processes that share the steps; by default those that torchrun started, or this one alone. `on_start`,
         `progress` and the checkpoint belong to the first of them.
+    methods : Methods, optional
+        What a step does besides the plain one; see `confide.training.methods`.
 
     Raises
     ------
@@ -145,6 +151,7 @@ class PrivateRun:
         on_start: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
         ranks: Ranks | None = None,
+        methods: Methods | None = None,
     ) -> None:
         if on_nonfinite not in ("zero", "stop"):
             raise InputError(f"on_nonfinite is {on_nonfinite!r}", expected='"zero" or "stop"')
@@ -164,14 +171,18 @@ class PrivateRun:
         self.engine = ClippingEngine(model, options)
         check_optimizer(optimizer, self.engine.parameters)
         self._noise = noise
+        self._methods = MethodRun(methods or Methods(), plan, self.engine, loss)
+        self._methods.methods.check(plan, optimizer, noise)
         source = self._source(bytes(32), 0)
         # A key that the caller holds may have been used before, and equal keys give equal noise.
         self.testing_only = seed is not None or run_key is not None or source.testing_only
         self._rates, self._clips = assign(plan, dataset, admitted)
         # Rounding to the lattice of secure noise may lift the sum's change by the margin: the clips make room for it.
         size = sum(value.numel() for value in self.engine.parameters)
-        margin = source.margin(size, scale=self._noise_scale)
+        margin = source.margin(size, scale=self._methods.scale)
+        self._relative, self._margin = self._clips / plan.clip_norm, margin / plan.clip_norm
         self._clips = self._clips - margin
+        self._place_clips()
         # Judged on the plan's classes, which are public, never on who is there.
         if min(c.clip_norm for c in plan.classes) * plan.clip_norm <= margin:
             raise InputError(
@@ -179,9 +190,7 @@ class PrivateRun:
                 where="noise",
                 remedy='use noise="default" or a smaller model',
             )
-        self._record: dict[str, list[Any]] = {
-            name: [] for name in ("loss", "entries", "units", "norm_quantiles", "clipped")
-        }
+        self._record = empty_figures()
         self._nonfinite = 0
         self._example = Example(*example) if example is not None else example_of(dataset)
         if resume:
@@ -192,9 +201,10 @@ class PrivateRun:
             if self._ranks.world > 1:
                 self._ranks.same(self._identity(self._keys), "what is trained on what")
                 self._ranks.spread_state(model)
-        self._sampler = self._make_sampler()
+        self._sampler = make_sampler(plan, self._keys, dataset.index, self._rates)
         self._waiting: Batch | None = None
         self._draw: Draw | None = None
+        self._drawn: Draw | None = None
         self._share: Share | None = None
         self._stepping = False
 
@@ -208,6 +218,9 @@ class PrivateRun:
     def rehearse(self) -> None:
         """Check model and loss on random inputs; done before the first step in any case."""
         rehearse(self.engine, self.loss, self._example, self._device)
+        trial = Rehearsal(self.engine, self.loss, self._example, self._device)
+        with trial.frozen():
+            self._methods.rehearse(*trial.batch(ENTRIES), ENTRIES)
 
     def __iter__(self) -> Iterator[Batch]:
         self._ranks.together(self.rehearse)
@@ -221,19 +234,26 @@ class PrivateRun:
                 # A loop may have been left in the middle of this step: what it added must not count a second time.
                 self.engine.discard()
                 self._waiting = None
+                self._methods.begin()
                 self._seed_layers()
-                self._share = self._ranks.share(self._sampler.draw(self._keys.step))
-                self._draw = self._share.draw
+                self._drawn = self._sampler.draw(self._keys.step)
+                self._share = self._ranks.share(self._drawn)
+                self._draw = self._methods.expand(self._share.draw)
                 yield from self._batches(self._draw)
                 self._finish_step()
         finally:
             guard.remove()
             self.engine.stop_capture()
+            self._methods.summed()
 
     def _batches(self, draw: Draw) -> Iterator[Batch]:
-        parts = list(chunks(draw.units, self.engine.physical_batch, single=not self.engine.isolates_entries))
+        size = self._methods.batch_size(draw, self.engine.physical_batch)
+        parts = list(chunks(draw.units, size, single=not self.engine.isolates_entries))
         for number, chunk in enumerate(parts):
             inputs, targets = to_device(self._data.batch(draw.entries[chunk.rows]), self._device)
+            inputs, targets = self._methods.view(
+                inputs, targets, chunk.rows, draw, self._data.index, derive(self._keys.coins, "augmentation")
+            )
             self._waiting = Batch(inputs, targets, self._keys.step, number == len(parts) - 1, chunk)
             self.engine.start_capture()
             yield self._waiting
@@ -270,23 +290,26 @@ class PrivateRun:
         chunk = batch.chunk
         clips = self._clips[draw.contributors[chunk.members]]
         self.engine.stop_capture()
-        self.engine.add(losses, chunk.units, draw.weights[chunk.rows], clips, partial=chunk.partial)
+        self._methods.add(losses, batch.inputs, batch.targets, chunk, draw.weights[chunk.rows], clips)
         self._waiting = None
 
     def _finish_step(self) -> None:
         """Noise, divide, move the optimiser: the same for full and for empty draws."""
         assert self._share is not None
         total = self._ranks.total(self.engine.take(), self._share, self._device)
+        self._methods.summed()
         if total.nonfinite and self._on_nonfinite == "stop":
             raise RunError(
                 f"{total.nonfinite} units had a gradient that is not finite (internal message, must not leave)",
                 where=f"step {self._keys.step}",
                 remedy='check the inputs and the learning rate, or set on_nonfinite="zero"',
             )
-        self._keep_figures(total)
+        self._nonfinite += keep_figures(self._record, total, self._methods.views)
         if self._ranks.first:  # noise is added in one place, whatever the number of processes
             self._set_gradients(total)
         self._ranks.spread_gradients(self.engine.parameters)
+        self._methods.remember()
+        self._methods.inform(self.optimizer, self._keys.step, self._keys.method_seed())
         self._stepping = True
         try:
             self.optimizer.step()
@@ -295,6 +318,8 @@ class PrivateRun:
         if self._scheduler is not None:
             self._scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._methods.end(self._keys.step)
+        self._move_clip(total)
         if self._keys.advance():
             self._rekey()
         if self._checkpoint is not None and (self.steps_done % self._every == 0 or self.steps_done == self.plan.steps):
@@ -305,16 +330,28 @@ class PrivateRun:
     def _set_gradients(self, total: ClippedSum) -> None:
         source = self._source(self._keys.noise_key(), self._keys.step)
         flat = torch.cat([value.reshape(-1) for value in total.gradients]).cpu().numpy()
-        noisy = torch.from_numpy(source.add_normal(flat, scale=self._noise_scale) / self.plan.denominator)
+        noisy = torch.from_numpy(self._methods.noisy(flat, source))
         start = 0
         for value in self.engine.parameters:
             part = noisy[start : start + value.numel()].reshape(value.shape)
             start += value.numel()
             value.grad = part.to(value.device, value.dtype)
 
-    @property
-    def _noise_scale(self) -> float:
-        return self.plan.noise_multiplier * self.plan.clip_norm
+    def _move_clip(self, total: ClippedSum) -> None:
+        """Let the clipping norm follow its quantile, by a noisy count that the plan pays for."""
+        norm, draw = self._methods.norm, self._drawn
+        if not norm.follows or draw is None:
+            return
+        source, key = self._noise, self._keys.noise_key()
+        if isinstance(source, str):
+            source = noise_for_step(key, self._keys.step, secure=source == "secure", stream="count")
+        chosen = source  # the count is noised where the sum is: in one place
+        norm.value = self._ranks.from_first(lambda: norm.step(total.norms, self._relative[draw.contributors], chosen))
+        self._place_clips()
+
+    def _place_clips(self) -> None:
+        if self._methods.norm.follows:
+            self._clips = (self._relative - self._margin) * self._methods.norm.value
 
     def _seed_layers(self) -> None:
         """Give dropout and other random layers of this step numbers of their own, the same after a resume."""
@@ -341,9 +378,12 @@ class PrivateRun:
                 expected="all steps of the plan (stopping early by looking at private figures is not covered)",
                 remedy="let the loop run to its end",
             )
+        snapshots = self._methods.finish()
         state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         internal: dict[str, Any] = {**self._record, "nonfinite": self._nonfinite}
-        return TrainingResult(state, self.steps_done, self.testing_only, internal)
+        if self._methods.norm.follows:
+            internal["clip_norm"] = self._methods.norm.course
+        return TrainingResult(state, self.steps_done, self.testing_only, internal, snapshots)
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -356,32 +396,15 @@ class PrivateRun:
                 remedy="remove loss.backward() and optimizer.step() from the loop",
             )
 
-    def _make_sampler(self) -> EntrySampler | ContributorSampler:
-        limit = self.plan.entry_limit
-        if self.plan.clip_unit == "entry":
-            return EntrySampler(
-                self._keys.coins, self._data.index, self._rates, max_entries=limit, subset_key=self._keys.subset
-            )
-        return ContributorSampler(self._keys.coins, self._data.index, self._rates, max_entries=limit)
-
     def _rekey(self) -> None:
         self._sampler.rekey(self._keys.coins)
-
-    def _keep_figures(self, total: ClippedSum) -> None:
-        units = len(total.norms)
-        norms = total.norms[np.isfinite(total.norms)]
-        self._record["loss"].append(total.loss / total.entries if total.entries else None)
-        self._record["entries"].append(total.entries)
-        self._record["units"].append(units)
-        quantiles = np.quantile(norms, [0, 0.25, 0.5, 0.75, 1]).tolist() if len(norms) else None
-        self._record["norm_quantiles"].append(quantiles)
-        self._record["clipped"].append(float((total.factors < 1).mean()) if units else None)
-        self._nonfinite += total.nonfinite
 
     def _identity(self, keys: RunKeys) -> dict[str, Any]:
         """What must be the same when a run goes on."""
         shapes = [(name, list(value.shape)) for name, value in self.model.named_parameters() if value.requires_grad]
+        methods = self._methods.identity()
         return {
+            **({} if methods is None else {"methods": methods}),
             "plan": self.plan.fingerprint(),
             "data": self._data.fingerprint(keys.fingerprint),
             "admitted": (self._rates > 0).tolist(),
@@ -404,6 +427,7 @@ class PrivateRun:
             "record": self._record,
             "nonfinite": self._nonfinite,
             "testing_only": self.testing_only,
+            "methods": self._methods.state(),
         }
         assert self._checkpoint is not None
         write_checkpoint(self._checkpoint, state)
@@ -423,6 +447,9 @@ class PrivateRun:
             self._scheduler.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["random"])
         self._record, self._nonfinite = record, int(state["nonfinite"])
+        if "methods" in state:
+            self._methods.load(state["methods"])
+            self._place_clips()
         self.testing_only = self.testing_only or bool(state["testing_only"])
         return keys
 
@@ -434,8 +461,9 @@ class PrivateRun:
             "model": "the model",
             "optimizer": "the optimizer",
             "noise": "the kind of noise",
+            "methods": "the methods",
         }
-        for name, value in self._identity(keys).items():
+        for name, value in ({"methods": None} | self._identity(keys)).items():
             if kept.get(name) != value:
                 raise InputError(
                     f"{names[name]} changed since the checkpoint was written",

@@ -1,0 +1,27 @@
+"""What a private run may do besides the plain step; see the module of each.
+
+`Methods` says which of them a run uses. They compose with each other, with any model and under any plan, unless
+`Methods.check` refuses a combination with the reason.
+"""
+
+from confide.training.methods.augmentation import Augmentation, ShiftFlip
+from confide.training.methods.averaging import Averaging, Snapshots
+from confide.training.methods.bam import BiasAware, PreviousDirection
+from confide.training.methods.choice import Methods
+from confide.training.methods.clipping import Clipping
+from confide.training.methods.langevin import SGLD, natural_temperature
+from confide.training.methods.matrix_noise import MatrixNoise
+
+__all__ = [
+    "SGLD",
+    "Augmentation",
+    "Averaging",
+    "BiasAware",
+    "Clipping",
+    "MatrixNoise",
+    "Methods",
+    "PreviousDirection",
+    "ShiftFlip",
+    "Snapshots",
+    "natural_temperature",
+]
