@@ -88,3 +88,21 @@ def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     assert json.loads(target.read_text())["figures"][0]["paper"] == 42.0
     assert main(["studies", "run", "toy", "--output", str(target)]) == 2  # nothing is overwritten unasked
     assert main(["studies", "run", "toy", "--size", "huge"]) == 2
+
+
+def test_the_published_table_of_nih_is_read(tmp_path: Path) -> None:
+    from confide.studies.gallery.fair_xray import read_nih
+
+    file = tmp_path / "Data_Entry_2017_v2020.csv"
+    file.write_text(
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position,X\n"
+        "00000001_000.png,Cardiomegaly|Effusion,0,1,057Y,M,PA,1\n"
+        "00000002_000.png,No Finding,3,2,414,F,AP,1\n"
+    )
+    frame = read_nih(file)
+    assert frame["finding"].to_list() == [1, 0]
+    assert frame["age"].to_list() == [57.0, 100.0]  # 414 is a known slip in the published table
+    assert frame["patient"].to_list() == ["1", "2"]
+    file.write_text("Image Index,Finding Labels\na.png,No Finding\n")
+    with pytest.raises(InputError, match="no column"):
+        read_nih(file)
