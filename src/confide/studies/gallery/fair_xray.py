@@ -178,8 +178,8 @@ STUDY = GalleryStudy(
     criterion="For no group of age, sex or view does the difference of accuracy to everybody else grow by more than "
     f"{_GROWTH:g} from non-private to private training, beyond the 95% interval over splits. Correlations with group "
     "size and difficulty are reported.",
-    data="the table of NIH ChestX-ray14 (no images): 112,120 X-rays of 30,805 people; any finding, from age, sex, view and "
-    "follow-up number; epsilon 1 and 8, delta 1e-6 per person",
+    data="the table of NIH ChestX-ray14 (no images): 112,120 X-rays of 30,805 people; any finding, from age, sex, view "
+    "and follow-up number; epsilon 1 and 8, delta 1e-6 per person",
     run=_run,
     own_data="Data_Entry_2017_v2020.csv of NIH ChestX-ray14, or the same columns as Parquet",
     needs_data=True,
