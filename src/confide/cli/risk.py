@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,7 @@ def plan_of(target: Path) -> tuple[str, Plan]:
 
 def _at_budgets(plan: Plan, text: str, entries: int | None, mean: MeanEstimation | None) -> tuple[RiskCase, ...]:
     """Give one class at several budgets: the strategy's rate and clip at each, same noise and steps."""
+    from confide.planning.search import costs_for
     from confide.report import RiskCase
 
     try:
@@ -119,11 +121,16 @@ def _at_budgets(plan: Plan, text: str, entries: int | None, mean: MeanEstimation
     if not levels or any(not level > 0 for level in levels):
         raise InputError(f"--budgets {text!r} cannot be read", expected="epsilons separated by commas, such as 1,4,8")
     k = entries or plan.max_entries
+    costs = costs_for(plan.noise_multiplier, plan.rounds, plan.delta, plan.search)
+    policy = dataclasses.replace(plan.policy, steps=plan.rounds, _costs=costs)
     cases = []
     for level in levels:
-        table = plan.policy.assign([k], [level])
-        mechanism = plan.policy.mechanism(entries=k, rate=float(table.rates[0]), clip_norm=float(table.clips[0]))
-        cases.append(RiskCase(f"budget {level:g} (k = {k})", mechanism.guarantee(plan.steps), mean))
+        table = policy.assign([k], [level])
+        rate, clip = float(table.rates[0]), float(table.clips[0])
+        mechanism = policy.mechanism(entries=k, rate=rate, clip_norm=clip, relation=plan.relation)
+        whole = mechanism.guarantee(plan.rounds)
+        whole = whole if plan.search is None else plan.search.over(whole)
+        cases.append(RiskCase(f"budget {level:g} (k = {k})", whole, mean))
     return tuple(cases)
 
 

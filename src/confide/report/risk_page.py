@@ -271,7 +271,8 @@ def _rebuild(cases: Sequence[RiskCase], profiles: Sequence[RiskProfile]) -> str:
     chart = plot(
         curves,
         title="Sharpness that an uninformed attacker reaches",
-        note="Probability that the rebuilt record reaches a peak signal-to-noise ratio (PSNR).",
+        note="Probability that the rebuilt record reaches a peak signal-to-noise ratio (PSNR). It rests on the noise "
+        "of one step and the record alone: budgets that share a noise multiplier share one curve.",
         x_label="PSNR, dB",
         y_label="probability",
         x_range=(float(low), float(high)),
