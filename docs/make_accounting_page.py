@@ -175,11 +175,11 @@ def swept() -> str:
     """The committed sweep over random mechanisms, and the time of whole plans."""
     found = json.loads((RESULTS.parent / "sweep.json").read_text())
     ten = found["of these at a grid ten times finer (the rest: the finest that fits)"]
+    both = found["comparisons (both directions)"]
     text = (
-        f"`benchmarks/accounting/sweep.py` compared the certified intervals of {found['mechanisms']:,} random mechanisms of "
-        f"{len(found['by kind'])} kinds, in both directions ({found['comparisons (both directions)']:,} intervals), with "
-        f"bounds from a finer grid: ten times finer for {ten:,}, the finest that fits for the rest. "
-        f"Contradictions found: {found['failures']}."
+        f"`benchmarks/accounting/sweep.py` compared the certified intervals of {found['mechanisms']:,} random mechanisms "
+        f"of {len(found['by kind'])} kinds, in both directions ({both:,} intervals), with bounds from a finer grid: ten "
+        f"times finer for {ten:,}, the finest that fits for the rest. Contradictions found: {found['failures']}."
     )
     plans = RESULTS.parent / "plans.json"
     if plans.exists():
@@ -215,6 +215,8 @@ g.epsilon(delta=1e-5), g.epsilon_interval(delta=1e-5)
 ## Speed
 
 {speed()}
+
+{swept()}
 
 Budgets of a population are rounded down to a public ladder (0.3% at most), and k entries may take the rate of a larger
 number of entries at the same chance of drawing none: it dominates. Every answer is a function of the class's own
