@@ -176,10 +176,12 @@ def swept() -> str:
     found = json.loads((RESULTS.parent / "sweep.json").read_text())
     ten = found["of these at a grid ten times finer (the rest: the finest that fits)"]
     both = found["comparisons (both directions)"]
+    both = found["comparisons (both directions)"]
     text = (
-        f"`benchmarks/accounting/sweep.py` compared the certified intervals of {found['mechanisms']:,} random mechanisms "
-        f"of {len(found['by kind'])} kinds, in both directions ({both:,} intervals), with bounds from a finer grid: ten "
-        f"times finer for {ten:,}, the finest that fits for the rest. Contradictions found: {found['failures']}."
+        "`benchmarks/accounting/sweep.py` compared the certified intervals of "
+        f"{found['mechanisms']:,} random mechanisms of {len(found['by kind'])} kinds, in both directions "
+        f"({both:,} intervals), with bounds from a finer grid: ten times finer for {ten:,}, the finest that fits for "
+        f"the rest. Contradictions found: {found['failures']}."
     )
     plans = RESULTS.parent / "plans.json"
     if plans.exists():

@@ -274,3 +274,33 @@ def test_report_and_risk_of_a_searched_release(clinic: Clinic, three_runs: None)
 
     one = profile(guarantee_of(release.certificate.worst), name="worst class", delta=1e-4)
     assert one.advantage <= 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('strategy = "individual"', 'strategy = "indivdual"', "did you mean 'individual'"),
+        ('name = "sgd"', 'name = "sdg"', "did you mean 'sgd'"),
+        ("epsilon = 3.0", 'epsilon = "3.0"', "without quotes: epsilon = 3.0"),
+        ("steps = 30", "steps = true", "a number is needed"),
+        ("[evaluation]", '[ledger]\nurl = "sqllite:///x.db"\n[evaluation]', "no address of a ledger"),
+        ("[optimizer]", '[model]\nname = "logstic"\n[optimizer]', "did you mean 'logistic'"),
+    ],
+)
+def test_wrong_names_and_numbers_in_quotes_are_found_in_the_file(
+    clinic: Clinic, old: str, new: str, complaint: str
+) -> None:
+    clinic.write(texts={old: new})
+    with pytest.raises(InputError) as refused:
+        load_study(clinic.study)
+    assert complaint in str(refused.value)
+    assert "line" in str(refused.value)
+
+
+def test_names_known_without_torch_are_those_that_torch_rooms_have() -> None:
+    from confide.nn import registry
+    from confide.studies.file import OPTIMIZERS, model_names
+    from confide.training import optimizers
+
+    assert set(model_names()) == set(registry.names())
+    assert set(OPTIMIZERS) == set(optimizers._OPTIMIZERS)
