@@ -137,7 +137,8 @@ def _run(context: Context) -> Outcome:
     verdict: Verdict = "does not hold" if beyond else "holds"
     why = (
         f"the largest growth of a group's accuracy difference is {worst.ours:+.3f} ({worst.what.split(', ', 1)[1]}); "
-        f"{len(beyond)} of {len(grown)} exceed {_GROWTH:g} beyond chance."
+        f"{len(beyond)} of {len(grown)} exceed {_GROWTH:g} beyond chance"
+        + (f": {', '.join(f.what.split(', ', 1)[1] for f in beyond)}." if beyond else ".")
     )
     return Outcome(verdict, why, (*figures, *grown))
 
