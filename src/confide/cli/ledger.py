@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from confide.cli import ledger_upkeep
+from confide.cli import ledger_people, ledger_upkeep
 from confide.cli.ledger_app import Json, Key, Url, app, open_ledger
 
-__all__ = ["app", "ledger_upkeep"]
+__all__ = ["app", "ledger_people", "ledger_upkeep"]
 
 
 @app.command("status")
@@ -77,7 +77,13 @@ def history(
         for s in spends
     ]
     if as_json:
-        typer.echo(json.dumps({"remaining": left.to_dict(), "history": rows}, indent=1))
+        typer.echo(json.dumps({"known": left.known, "remaining": left.to_dict(), "history": rows}, indent=1))
+        return
+    if not left.known:
+        typer.echo(
+            "this ledger has never seen this id: no release, data set or consent names it. Check its spelling: an "
+            "unknown id is not the untouched balance of somebody known"
+        )
         return
     from rich.console import Console
     from rich.markup import escape
@@ -97,6 +103,16 @@ def history(
         f"used {100 * left.used:.1f}% of the cap of {left.cap_epsilon:g}",
         highlight=False,
     )
+    if left.erased:
+        console.print(
+            "memberships were erased; the epsilon above is a bound from the sums that stayed", highlight=False
+        )
+    console.print(f"consent level: {escape(left.level)}", highlight=False)
+    for cap in left.caps:
+        console.print(
+            f"  {escape(cap.name)}: {100 * cap.used:.1f}% of epsilon {cap.epsilon:g} at delta {cap.delta:g}",
+            highlight=False,
+        )
 
 
 @app.command("what-if")

@@ -6,6 +6,7 @@ from confide.ledger._migrate import Migrated
 from confide.ledger._schema import SCHEMA_VERSION
 from confide.ledger.filter import Filter
 from confide.ledger.flows import Flow, NoPrivateAccess, bits, run_derived
+from confide.ledger.joint import JointRelease, Site, joint_mechanism, shared_tokens, together
 from confide.ledger.ledger import Ledger
 from confide.ledger.records import (
     Cap,
@@ -28,6 +29,7 @@ __all__ = [
     "DataSet",
     "Filter",
     "Flow",
+    "JointRelease",
     "Ledger",
     "Migrated",
     "NoPrivateAccess",
@@ -35,10 +37,14 @@ __all__ = [
     "Record",
     "Remaining",
     "Reservation",
+    "Site",
     "Spend",
     "Status",
     "Verified",
     "WhatIf",
     "bits",
+    "joint_mechanism",
     "run_derived",
+    "shared_tokens",
+    "together",
 ]

@@ -260,6 +260,9 @@ class ReadOuts(Admission):
                 row.created,
                 row.id,
                 Guarantee.from_dict(json.loads(prices[seq])),
+                row.recipient,
+                row.purpose,
+                row.joint,
             )
             for seq, row in sorted(rows.items())
         )

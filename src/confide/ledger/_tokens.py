@@ -137,7 +137,8 @@ def everything(connection: sa.Connection) -> Tokens:
     columns = (schema.token.c.bucket, schema.token.c.tokens, schema.token.c.numbers)
     total = int(connection.execute(sa.select(sa.func.sum(sa.func.length(schema.token.c.numbers)))).scalar() or 0) // 4
     ordered, seen = np.empty((total, 2), dtype=np.uint64), np.zeros(total, dtype=bool)
-    rows = connection.execution_options(yield_per=1024).execute(sa.select(*columns).order_by(schema.token.c.bucket))
+    query = sa.select(*columns).order_by(schema.token.c.bucket).execution_options(yield_per=1024)
+    rows = connection.execute(query)
     for some in rows.partitions():
         tokens, numbers = _unpack([(r[0], r[1], r[2]) for r in some])
         if len(numbers) and int(numbers.max()) < total:

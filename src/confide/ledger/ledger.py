@@ -37,12 +37,13 @@ from confide.ledger._keys import Keys, next_key
 from confide.ledger._migrate import Migrated, check_version, migrate
 from confide.ledger._promises import Promises
 from confide.ledger._readouts import ReadOuts
+from confide.ledger._rounds import Rounds
 from confide.ledger._store import Store, parse_url
 from confide.ledger._upkeep import Upkeep
 from confide.ledger.filter import Filter
 
 
-class Ledger(Promises, ReadOuts, Erasure, DataSets, Flows, Upkeep):
+class Ledger(Promises, ReadOuts, Erasure, DataSets, Flows, Rounds, Upkeep):
     """A ledger that is open. Make one with `Ledger.create` or `Ledger.open`."""
 
     @classmethod

@@ -88,6 +88,9 @@ class Spend:
     created: str
     reservation: str
     guarantee: Guarantee
+    recipient: str | None = None
+    purpose: str | None = None
+    joint: str | None = None
 
     @property
     def counts(self) -> bool:
