@@ -230,7 +230,7 @@ def update_variance(ranks: Ranks, device: torch.device) -> dict[str, Any]:
             options=EngineOptions(device=device.type),
         )  # fmt: skip
         for step in range(plan.steps):
-            everybody = run._make_sampler().draw(step)
+            everybody = run._sampler.draw(step)
             drawn.update(everybody.entries.tobytes())
         for batch in run:
             run.step(run.loss(model(batch.inputs), batch.targets))
