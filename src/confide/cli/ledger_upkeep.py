@@ -87,3 +87,26 @@ def backup(
     with open_ledger(url, key) as ledger:
         ledger.backup(output)
     typer.echo(f"{output} is a whole copy; keep the key file apart from it")
+
+
+@app.command("roles")
+def roles(
+    apply: Annotated[bool, typer.Option("--apply", help="Run the SQL after printing it.")] = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Print (and with --apply run) the SQL that makes privacy officer, engineer and auditor on PostgreSQL."""
+    from confide.ledger import roles as rights
+
+    with open_ledger(url, key) as ledger:
+        if not ledger.where.startswith("postgresql"):
+            typer.echo(
+                "SQLite has no roles: who may open the file may do everything. File permissions are all there is: keep "
+                f"{ledger.where} and its key file at mode 600."
+            )
+            raise typer.Exit(2 if apply else 0)
+        for statement in rights.statements():
+            typer.echo(f"{statement};")
+        if apply:
+            rights.apply(ledger)
+            typer.echo(f"-- done. Now grant them to people, for example: GRANT {rights.ENGINEER} TO alice;")

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from confide.errors import InputError
+from confide.errors import InputError, RunError
 from confide.ledger import _journal
 from confide.ledger import _schema as schema
 from confide.ledger._keys import Keys
@@ -74,7 +74,14 @@ class Base:
         if row.state not in states:
             return _journal.append(connection, self._keys, "refused", {"wanted": action, "state": row.state, **body})
         values = {"state": states[row.state], **details}
-        connection.execute(sa.update(schema.reservation).where(schema.reservation.c.seq == row.seq).values(**values))
+        update = sa.update(schema.reservation).where(schema.reservation.c.seq == row.seq).values(**values)
+        if connection.execute(update).rowcount != 1:
+            # Row-level rights hide the row from the update without an error; the journal must not say otherwise.
+            raise RunError(
+                f"this account may not {action} the reservation of another",
+                where=row.id,
+                expected="the account that reserved, or the owner of the ledger",
+            )
         return _journal.append(connection, self._keys, action, {"from": row.state, "to": states[row.state], **body})
 
     def _finish(self, entry: _journal.Entry, reservation_id: str) -> None:
