@@ -15,16 +15,12 @@ import tomllib
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -33,9 +29,14 @@ from confide.data import ColumnSpec, SourceSpec
 from confide.errors import InputError, nearest
 from confide.ledger.section import LedgerSection
 from confide.planning import Search, resolve_strategy
+from confide.studies.section import Section as _Section
+from confide.studies.training_section import Quantile, TrainingSection
 
 #: What ``[optimizer]`` knows by name; `confide.training`, which loads torch, has them.
-OPTIMIZERS = ("sgd", "adam", "adamw", "dp-adam")
+OPTIMIZERS = (
+    *("sgd", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "rprop", "asgd"),
+    *("dp-adam", "sgld"),
+)
 
 
 def _in_words(error: InputError) -> str:
@@ -68,38 +69,9 @@ def _model_name(value: str) -> str:
 
 
 ModelName = Annotated[str, AfterValidator(_model_name)]
-OptimizerName = Annotated[str, AfterValidator(lambda value: _named(value, OPTIMIZERS, "optimizer"))]
-
-
-def _scalars(annotation: Any) -> set[Any]:
-    """Plain types in an annotation, without those inside containers."""
-    if get_origin(annotation) in (Union, UnionType):
-        return {one for part in get_args(annotation) for one in _scalars(part)}
-    if get_origin(annotation) is Annotated:
-        return _scalars(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return {type(value) for value in get_args(annotation)}
-    return {annotation}
-
-
-class _Section(BaseModel):
-    # an input may hold a password: it is never repeated in an error
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a number in quotes, and true for 1: a study file that says one thing and means another."""
-        wanted = _scalars(cls.model_fields[str(info.field_name)].annotation)
-        if wanted & {float, int} and not wanted & {str, bool} and isinstance(value, str | bool):
-            if isinstance(value, bool):
-                raise ValueError(f"is {str(value).lower()}, a yes or no; a number is needed: {info.field_name} = 4")
-            try:
-                float(value)
-            except ValueError:
-                raise ValueError("is text; a number is needed, without quotes") from None
-            raise ValueError(f"is text; write the number without quotes: {info.field_name} = {value}")
-        return value
+OptimizerName = Annotated[
+    str, AfterValidator(lambda value: value if ":" in value else _named(value, OPTIMIZERS, "optimizer"))
+]
 
 
 class Paid(_Section):
@@ -159,6 +131,8 @@ class PrivacySection(_Section):
     noise: Literal["os", "secure"] = "os"
     seed: int | None = None
     on_nonfinite: Literal["zero", "stop"] = "zero"
+    clip_quantile: Annotated[float, Field(gt=0, lt=1)] | Quantile | None = None
+    correlation: str | None = None
 
     @field_validator("strategy")
     @classmethod
@@ -319,6 +293,7 @@ class Study(_Section):
     privacy: PrivacySection
     model: ModelSection = ModelSection()
     optimizer: OptimizerSection = OptimizerSection()
+    training: TrainingSection = TrainingSection()
     search: SearchSection | None = None
     evaluation: EvaluationSection = EvaluationSection()
     ledger: LedgerSection = LedgerSection()
@@ -337,6 +312,8 @@ class Study(_Section):
                 "[public] max_entries is missing: the plan needs a public bound on the entries of one contributor "
                 "(above it a uniform random subset is used, and that is stated)"
             )
+        if self.search is not None and (self.training.temperature is not None or self.training.kept is not None):
+            raise ValueError("[training] snapshots and temperature are of one run: they do not go with [search]")
         for name, group in self.evaluation.subgroups.items():
             column = group if isinstance(group, str) else group.column
             if column not in self.columns:

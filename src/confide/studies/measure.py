@@ -20,6 +20,7 @@ from confide.report import BatchSizes, Curve, DataReport, Event, InternalFigures
 from confide.studies.file import Study
 from confide.studies.models import build_model, loss_for, probabilities
 from confide.studies.prepare import Prepared
+from confide.studies.training_section import optimizer_of
 
 F64 = npt.NDArray[np.float64]
 _NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "accuracy", "brier": "Brier score"}
@@ -231,11 +232,9 @@ def fit_with(
 ) -> None:
     """Train a model that stays inside, under any plan and with noise of its own; the ledger is not charged."""
     from confide.studies.run import _dataset
-    from confide.training import EngineOptions, PrivateRun, Ranks, make_optimizer
+    from confide.training import EngineOptions, PrivateRun, Ranks
 
-    optimizer = make_optimizer(
-        study.optimizer.name, model.parameters(), lr=study.optimizer.lr, **study.optimizer.options
-    )
+    optimizer = optimizer_of(study, model.parameters(), plan)
     watcher.begin(what, plan.steps)
     run = PrivateRun(
         model,

@@ -15,6 +15,7 @@ from confide.data import Schema, Table, read_sources
 from confide.errors import InputError
 from confide.planning import EntryCounts, Plan, plan
 from confide.studies.file import BudgetColumn, BudgetRule, Paid, Study
+from confide.studies.training_section import plan_options
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Prepared:
         Each training contributor's own epsilon; None when the budget is equal or a rule of the number of entries.
     features : float32 array, optional
         Fixed features of the pictures, where the model learns from nothing else: computed once.
+    validation, validation_index
+        Entries and contributors that a temperature is fitted on: in neither of the other two groups.
     """
 
     table: Table
@@ -42,6 +45,8 @@ class Prepared:
     held_out_index: ContributorIndex | None
     budgets: npt.NDArray[np.float64] | None
     features: npt.NDArray[np.float32] | None = None
+    validation: npt.NDArray[np.int64] | None = None
+    validation_index: ContributorIndex | None = None
 
     @property
     def inputs(self) -> npt.NDArray[np.float32]:
@@ -74,10 +79,36 @@ def prepare(study: Study, *, base: Path, holdout_key: bytes) -> Prepared:
             expected="a share that leaves someone",
             remedy="lower the share or add data",
         )
-    train_index, train = table.index.subset(~held)
+    share = _validation_share(study)
+    fitted = ~held & holdout_mask(table.index, share, hashlib.sha256(b"temperature:" + holdout_key).digest())
+    kept = ~held & ~fitted
+    if not kept.any():
+        raise InputError(
+            "no contributor is left to train on",
+            where="[training] temperature",
+            expected="a share that leaves someone",
+            remedy="lower the share or add data",
+        )
+    train_index, train = table.index.subset(kept)
+    validation_index, validation = table.index.subset(fitted) if fitted.any() else (None, np.empty(0, dtype=np.int64))
     held_out_index, held_out = table.index.subset(held) if held.any() else (None, np.empty(0, dtype=np.int64))
     budgets = own_budgets(study, table)
-    return Prepared(table, train, held_out, train_index, held_out_index, None if budgets is None else budgets[~held])
+    own = None if budgets is None else budgets[kept]
+    return Prepared(
+        table,
+        train,
+        held_out,
+        train_index,
+        held_out_index,
+        own,
+        validation=validation,
+        validation_index=validation_index,
+    )
+
+
+def _validation_share(study: Study) -> float:
+    """Share of the contributors who are not held out that a temperature is fitted on."""
+    return 0.0 if study.training.temperature is None else study.training.temperature.share
 
 
 def own_budgets(study: Study, table: Table) -> npt.NDArray[np.float64] | None:
@@ -122,7 +153,7 @@ def plan_arguments(study: Study, histogram: dict[int, float] | None, source: str
     privacy, public = study.privacy, study.public
     counts = None
     if histogram is not None:
-        share = 1.0 - study.evaluation.holdout
+        share = (1.0 - study.evaluation.holdout) * (1.0 - _validation_share(study))
         counts = {k: n * share for k, n in histogram.items()}
     budgets: Any = None
     if isinstance(privacy.budget, BudgetColumn):
@@ -143,6 +174,7 @@ def plan_arguments(study: Study, histogram: dict[int, float] | None, source: str
         "max_contributors": public.max_contributors,
         "denominator": privacy.denominator,
         "search": None if study.search is None else study.search.terms(),
+        **plan_options(study),
     }
 
 

@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,7 +37,9 @@ from confide.studies.file import Paid, Study, load_study
 from confide.studies.follow import Lead, follow
 from confide.studies.measure import measure, paid_auroc, train_through
 from confide.studies.models import build_model, fixed_features, loss_for, probabilities, require_torch
+from confide.studies.predict import paid_temperature, predictor_of
 from confide.studies.prepare import Prepared, declared_counts, histogram_source, holdout_key, make_plan, prepare
+from confide.studies.training_section import methods_of, optimizer_of
 from confide.studies.write import assemble
 
 if TYPE_CHECKING:
@@ -245,7 +248,7 @@ class _Run:
         self.releases = (output or base / study.output.dir).absolute()
         self.internal = self.releases.parent / "internal"
         self.ledger_url = ledger_url
-        self.metrics_reservation: str | None = None
+        self.further: list[str] = []  # reservations of figures about people who were not trained on
         self.lead = Lead()
 
     def go(self, *, resume: bool) -> Outcome:
@@ -436,6 +439,24 @@ class _Run:
             lines.append(
                 f"Held-out contributors spend epsilon {self.study.evaluation.metrics.epsilon:g} on metrics that leave."
             )
+        if (wanted := self.study.training.temperature) is not None:
+            lines.append(
+                f"{100 * wanted.share:.0f}% of the others are kept for the temperature and spend epsilon "
+                f"{wanted.epsilon:g} on it instead."
+            )
+        if plan.clipping is not None:
+            lines.append(
+                f"Of this noise a count for the clipping norm takes {100 * plan.clipping.share:g}%: multiplier "
+                f"{plan.gradient_noise:.4g} for the sum, {plan.clipping.count_noise(plan.noise_multiplier):.4g} for "
+                "the count."
+            )
+        if plan.correlation is not None:
+            lines.append(
+                f"Noise is correlated ({plan.correlation.kind}): contributors form {plan.correlation.separation} "
+                f"groups in turn and take part in at most {plan.rounds} steps; running sums carry "
+                f"{plan.correlation.noise_ratio(plan.steps):.3g} times the noise of independent steps."
+            )
+        lines += methods_of(self.study, self.declared).cost()
         if self.study.privacy.noise == "secure":
             from confide.training import noise_seconds
 
@@ -483,8 +504,9 @@ class _Run:
         if self.state.paid_histogram is not None:
             spent.append(self._histogram_spent())
         self.watcher.say("evaluating on held-out contributors")
+        model, temperature = self._predictor(plan, model, result)
         scores = probabilities(model, self.prepared.inputs[self.prepared.held_out], outputs=self.outputs)
-        metrics = self._paid_metrics(plan, scores)
+        metrics = [*temperature, *self._paid_metrics(plan, scores)]
         try:
             figures = measure(
                 self.study,
@@ -633,8 +655,8 @@ class _Run:
         reservation = release.certificate.ledger.reservation if release.certificate.ledger else self.state.reservation
         assert reservation is not None
         self.ledger.commit(reservation, release_hash=release.digest)
-        if self.metrics_reservation is not None:
-            self.ledger.commit(self.metrics_reservation, release_hash=release.digest)
+        for other in self.further:
+            self.ledger.commit(other, release_hash=release.digest)
         states.forget(self.internal, self.state)
         return outcome_of(release)
 
@@ -656,14 +678,12 @@ class _Run:
         run: int | None = None,
     ) -> Any:
         """Make the private run, of all processes or of this one `alone`."""
-        from confide.training import EngineOptions, PrivateRun, Ranks, make_optimizer
+        from confide.training import EngineOptions, PrivateRun, Ranks
 
         privacy = study.privacy
         # noise and every class's clip are in units of the clip norm, so a candidate may change it at the same price
         plan = dataclasses.replace(plan, clip_norm=privacy.clip_norm)
-        optimizer = make_optimizer(
-            study.optimizer.name, model.parameters(), lr=study.optimizer.lr, **study.optimizer.options
-        )
+        optimizer = optimizer_of(study, model.parameters(), plan)
         options: dict[str, Any] = {"device": self.device}
         if self.study.engine.physical_batch is not None:
             options["physical_batch"] = self.study.engine.physical_batch
@@ -687,7 +707,28 @@ class _Run:
             on_start=on_start,
             progress=lambda done, _total: self.watcher.step(done, note=_spent_note(done, steps) if run is None else ""),
             ranks=Ranks() if alone else self.lead.ranks,
+            methods=methods_of(study, self.declared),
             **randomness,
+        )
+
+    def _predictor(self, plan: Plan, model: Any, result: TrainingResult) -> tuple[Any, list[Any]]:
+        """The model that leaves: with its snapshots, and a temperature that validation contributors paid for."""
+        wanted = self.study.training.temperature
+        if not result.snapshots and wanted is None:
+            return model, []
+        predictor = predictor_of(model, result.snapshots, outputs=self.outputs)
+        if wanted is None:
+            return predictor, []
+        also = [] if self.state.paid_histogram is None else [self._histogram_spent()[1]]
+        return predictor, paid_temperature(
+            predictor,
+            self.prepared,
+            epsilon=wanted.epsilon,
+            delta=plan.delta,
+            outputs=self.outputs,
+            noise=self._noise("temperature"),
+            also=also,
+            reserve=partial(self._reserve_metrics, "temperature"),
         )
 
     def _paid_metrics(self, plan: Plan, scores: npt.NDArray[np.float64]) -> list[Any]:
@@ -704,7 +745,7 @@ class _Run:
             delta=plan.delta,
             noise=self._noise("metrics"),
             also=also,
-            reserve=self._reserve_metrics,
+            reserve=partial(self._reserve_metrics, "metrics"),
         )
 
     def _noise(self, stream: str) -> Any:
@@ -715,22 +756,22 @@ class _Run:
             bytes.fromhex(self.state.key), 0, secure=self.study.privacy.noise == "secure", stream=stream
         )
 
-    def _reserve_metrics(self, index: ContributorIndex, guarantee: Guarantee) -> npt.NDArray[np.bool_]:
-        """Charge the held-out contributors; where nobody has balance the figures are made of noise alone."""
+    def _reserve_metrics(self, what: str, index: ContributorIndex, guarantee: Guarantee) -> npt.NDArray[np.bool_]:
+        """Charge contributors who were not trained on; where nobody has balance the figures are noise alone."""
         try:
             reservation = self.ledger.reserve(
-                release=f"{self.state.name} metrics",
+                release=f"{self.state.name} {what}",
                 contributors=index.ids.tolist(),
                 class_of=np.zeros(index.n_contributors, dtype=np.int64),
                 classes=[guarantee],
                 data_set=self._data_set(),
                 exhausted="drop",
-                idempotency_key=f"{self.state.name}/metrics",
+                idempotency_key=f"{self.state.name}/{what}",
             )
         except BudgetError:
             return np.zeros(index.n_contributors, dtype=np.bool_)
         self.ledger.start(reservation.id)
-        self.metrics_reservation = reservation.id
+        self.further.append(reservation.id)
         return reservation.admitted
 
     def _histogram_spent(self) -> tuple[Spent, Guarantee]:

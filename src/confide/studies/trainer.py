@@ -29,6 +29,7 @@ from confide.studies.file import Study, parse_study
 from confide.studies.follow import Lead, message
 from confide.studies.measure import train_through
 from confide.studies.models import build_model, probabilities, require_torch
+from confide.studies.predict import empty_predictor
 from confide.studies.prepare import schema_of
 from confide.studies.run import classes_for
 from confide.studies.search import WINNER_FILE, winner_study
@@ -384,8 +385,11 @@ def load(path: str | Path, *, model: Any = None, base: str | Path | None = None)
                 remedy="give an untrained one: confide.load(path, model=MyModel())",
             )
         schema = schema_of(study)
-        model = build_model(
-            study, inputs=input_shape_of(study), outputs=schema.n_outputs, base=Path(base) if base else Path(".")
+        declared, home = study, Path(base) if base else Path(".")
+        model = empty_predictor(
+            study,
+            lambda: build_model(declared, inputs=input_shape_of(declared), outputs=schema.n_outputs, base=home),
+            outputs=schema.n_outputs,
         )
     try:
         model.load_state_dict(load_file(weights))

@@ -101,6 +101,11 @@ def not_covered(study: Any) -> list[str]:
             "that this run ended: the study is set to stop at a contribution that is not finite, so a release says "
             "that there was none"
         )
+    if getattr(getattr(study, "training", None), "temperature", None) is not None:
+        limits.append(
+            "the contributors kept for the temperature of the logits: their guarantee is the one stated with it, under "
+            "the paid figures, not that of their class"
+        )
     if getattr(study, "search", None) is not None:
         limits.append(
             "how long the search took: the number of runs is secret, and whoever saw the machine at work can count them"
@@ -135,5 +140,8 @@ def assumed_public(study: Study, plan: Plan, feature_names: Sequence[str] = ()) 
     add("model and its initial weights", {"name": study.model.name, "options": study.model.options})
     add("optimizer", {"name": study.optimizer.name, "lr": study.optimizer.lr, "options": study.optimizer.options})
     facts += search.facts(study)
+    chosen = study.training.model_dump(exclude_none=True)
+    if chosen:
+        add("methods of training", chosen)
     add("share of contributors held out, by a keyed hash of the id", study.evaluation.holdout)
     return facts

@@ -220,7 +220,7 @@ class PrivateRun:
         rehearse(self.engine, self.loss, self._example, self._device)
         trial = Rehearsal(self.engine, self.loss, self._example, self._device)
         with trial.frozen():
-            self._methods.rehearse(*trial.batch(ENTRIES), ENTRIES)
+            self._methods.rehearse(*trial.batch(ENTRIES), ENTRIES, self.optimizer)
 
     def __iter__(self) -> Iterator[Batch]:
         self._ranks.together(self.rehearse)

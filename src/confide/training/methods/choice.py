@@ -65,11 +65,19 @@ class Methods:
                 expected='noise = "os" with correlated noise',
                 remedy="use independent noise with the secure source",
             )
-        if isinstance(optimizer, SGLD) and plan.correlation is not None:
+        if not isinstance(optimizer, SGLD):
+            return
+        if plan.correlation is not None:
             raise InputError(
                 "Langevin dynamics needs noise that is independent over steps",
                 where="optimizer sgld",
                 expected="a plan without correlated noise",
+            )
+        if plan.clipping is not None and optimizer.temperature is not None:
+            raise InputError(
+                "a temperature cannot be promised where the noise follows a quantile",
+                where="optimizer sgld",
+                expected="a clipping norm that stays, or no temperature",
             )
 
     def cost(self) -> tuple[str, ...]:
@@ -204,8 +212,12 @@ class MethodRun:
 
     # -- before and after ------------------------------------------------------------------------------------------
 
-    def rehearse(self, inputs: Any, targets: Any, count: int) -> None:
-        """Check the methods on random entries."""
+    def rehearse(self, inputs: Any, targets: Any, count: int, optimizer: torch.optim.Optimizer) -> None:
+        """Check the methods on random entries, and that a chosen temperature can be had."""
+        self.inform(optimizer, 0, 0)
+        if isinstance(optimizer, SGLD):
+            for group in optimizer.param_groups:
+                optimizer.added(group["lr"])
         if self.methods.augmentation is not None:
             self.methods.augmentation.check(inputs)
         if self.aware is not None:

@@ -1,0 +1,113 @@
+"""Methods chosen in a study file by one line: the release holds, verifies, loads and predicts."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from clinic import Clinic
+
+import confide
+from confide.errors import InputError
+from confide.ledger import Ledger
+from confide.release import verify
+from confide.studies.file import parse_study
+
+
+def write(clinic: Clinic, privacy: str = "", training: str = "") -> None:
+    clinic.write(texts={"steps = 30": f"steps = 30\n{privacy}\n\n[training]\n{training}"})
+
+
+CHOICES = {
+    "automatic": ("", 'clipping = "automatic"'),
+    "normalised": ("", 'clipping = "normalised"\naveraging = 0.9'),
+    "bias-aware": ("", 'sharpness = "bias-aware"'),
+    "previous": ("", 'sharpness = {rule = "previous", radius = 0.1}'),
+    "quantile": ("clip_quantile = 0.5", ""),
+    "banded": ('correlation = "banded(5)"', ""),
+    "banded and quantile": ('correlation = "banded(5)"\nclip_quantile = {quantile = 0.7, share = 0.05}', ""),
+    "snapshots": ("", "snapshots = 4"),
+    "temperature": ("", "temperature = {epsilon = 0.5, share = 0.3}"),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_method_is_one_line_and_its_release_verifies_and_predicts(clinic: Clinic, name: str) -> None:
+    privacy, training = CHOICES[name]
+    write(clinic, privacy, training)
+    release = clinic.run().release
+    with Ledger.open(clinic.url) as ledger:
+        assert verify(release.path, ledger=ledger, second_opinions=1).ok
+    loaded = confide.load(release.path)
+    found = loaded.predict(pl.DataFrame({"pressure": [100.0, 180.0], "sex": ["f", "m"]}))["probability"].to_numpy()
+    assert ((found > 0) & (found < 1)).all()
+    plan = release.certificate.plan
+    assert ("clipping" in plan) == ("quantile" in name) and ("correlation" in plan) == ("banded" in name)
+    if "banded" in name:
+        assert all(part.steps == 6 for one in release.certificate.classes for part in one.parts)
+    if training:
+        chosen = {fact.what: fact.value for fact in release.certificate.assumed_public}["methods of training"]
+        assert set(chosen) <= {"clipping", "averaging", "sharpness", "snapshots", "temperature"}
+
+
+def test_a_plain_study_has_neither_keys_nor_facts_of_methods(clinic: Clinic) -> None:
+    release = clinic.run().release
+    assert not {"clipping", "correlation"} & set(release.certificate.plan)
+    assert all(fact.what != "methods of training" for fact in release.certificate.assumed_public)
+
+
+def test_a_temperature_is_charged_to_people_who_do_not_train(clinic: Clinic) -> None:
+    write(clinic, "", "temperature = {epsilon = 0.5, share = 0.3}")
+    release = clinic.run().release
+    (metric,) = release.certificate.evaluation
+    assert metric.metric == "temperature of the logits" and metric.who == "validation contributors"
+    assert 0.4 < metric.epsilon <= 0.5 * (1 + 1e-9) and metric.parts[0].mechanism["mechanism"] == "laplace"
+    assert metric.value == pytest.approx(float(confide.load(release.path).model.temperature), rel=1e-6)
+    with Ledger.open(clinic.url) as ledger:
+        rows = ledger.reservations()
+    assert len(rows) == 2 and all(row.state == "committed" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "training", "words"),
+    [
+        ('correlation = "banned(5)"', "", "did you mean banded"),
+        ('correlation = "banded(31)"', "", "from 1 to 30"),
+        ('correlation = "banded(5)"\nnoise = "secure"', "", "floating point"),
+        ("clip_quantile = 0.5", 'clipping = "automatic"', "one of the two"),
+        ("", "augmentation = 4", "need images"),
+        ("", "averaging = 1.5", "less than 1"),
+        ("", 'clipping = "automatik"', "clipping"),
+        ("", 'recipe = "de-2022"\naugmentation = {views = 2, transform = "nowhere:change"}', "cannot import"),
+        ("", "augmentaton = 4", "did you mean 'augmentation'"),
+        ("clip_quantile = 1.5", "", "between 0 and 1|less than 1|below 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_spent(
+    clinic: Clinic, privacy: str, training: str, words: str
+) -> None:
+    write(clinic, privacy, training)
+    with pytest.raises(InputError, match=words):
+        clinic.run()
+    assert clinic.spent() == 0
+
+
+def test_langevin_steps_take_the_public_number_of_records(clinic: Clinic) -> None:
+    clinic.write(texts={'name = "sgd"\nlr = 0.5': 'name = "sgld"\nlr = 0.001\n[optimizer.options]\ntemperature = 1.0'})
+    with pytest.raises(InputError, match="public number of records"):
+        clinic.run()
+    text = clinic.study.read_text().replace('strategy = "individual"', 'strategy = "contributor"')
+    clinic.study.write_text(text)
+    assert "sgld" in str(clinic.run().release.certificate.assumed_public)
+    clinic.study.write_text(text.replace("lr = 0.001", "lr = 50"))
+    before = clinic.spent()
+    with pytest.raises(InputError, match="learning rate of at most"):
+        clinic.run()
+    assert clinic.spent() == before
+
+
+def test_a_recipe_is_its_parts_and_parts_override_it() -> None:
+    from clinic import STUDY
+
+    study = parse_study(STUDY + '\n[training]\nrecipe = "de-2022"\naugmentation = 8\n')
+    assert study.training.views.views == 8 and study.training.averaged.decay == 0.999
+    assert study.training.clip.normalise and study.training.clip.rule == "flat"
