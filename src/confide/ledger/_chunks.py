@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import zlib
+from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,6 +59,23 @@ def read_balance(connection: sa.Connection, chunk: int, size: int, orders: int, 
         stored = np.frombuffer(raw, dtype="<u4").reshape(orders, -1)
         counters[:, : stored.shape[1]] = stored
     return counters
+
+
+@lru_cache(maxsize=8)
+def _one_balance(orders: int) -> sa.TextClause:
+    stride = f"(length(counters) / {4 * orders})"
+    pieces = ", ".join(f"substr(counters, {stride} * {4 * k} + :at, 4)" for k in range(orders))
+    return sa.text(f"SELECT length(counters), {pieces} FROM balance WHERE chunk = :chunk")
+
+
+def read_one_balance(connection: sa.Connection, chunk: int, at: int, orders: int) -> Counters:
+    """Return the counters of one contributor, shape (orders,), without reading the whole row of their chunk."""
+    row = connection.execute(_one_balance(orders), {"chunk": chunk, "at": 4 * at + 1}).first()
+    if row is not None and row[0] % (4 * orders):
+        raise RunError("a row of balances is damaged", where=f"chunk {chunk}", remedy="restore the last backup")
+    if row is None or at >= row[0] // (4 * orders):
+        return np.zeros(orders, dtype=np.uint32)
+    return np.frombuffer(b"".join(bytes(piece) for piece in row[1:]), dtype="<u4").astype(np.uint32)
 
 
 def write_balance(
@@ -191,6 +211,31 @@ def read_codes(connection: sa.Connection, chunk: int) -> dict[int, Codes]:
             cache[row.digest] = unpack(row.digest, row.width, row.packed)
         out[row.reservation] = cache[row.digest]
     return out
+
+
+_recent_lock = threading.Lock()
+_recent: OrderedDict[str, Codes] = OrderedDict()  # contents never change under a digest
+_RECENT = 192  # some 12 MB: one chunk of as many releases
+
+
+def codes_of_one(connection: sa.Connection, chunk: int, at: int) -> list[tuple[int, int]]:
+    """Return (reservation, code) of every reservation that one contributor is in, in order."""
+    member, blob = schema.membership, schema.codes
+    query = sa.select(member.c.reservation, member.c.digest).where(member.c.chunk == chunk)
+    rows = connection.execute(query.order_by(member.c.reservation)).all()
+    with _recent_lock:
+        here = {row.digest: _recent[row.digest] for row in rows if row.digest in _recent}
+    missing = sorted({row.digest for row in rows} - set(here))
+    for start in range(0, len(missing), 300):
+        found = connection.execute(sa.select(blob).where(blob.c.digest.in_(missing[start : start + 300])))
+        here |= {row.digest: unpack(row.digest, row.width, row.packed) for row in found}
+    with _recent_lock:
+        for row in rows:
+            _recent[row.digest] = here[row.digest]
+            _recent.move_to_end(row.digest)
+        while len(_recent) > _RECENT:
+            _recent.popitem(last=False)
+    return [(r.reservation, int(here[r.digest][at])) for r in rows if at < len(here[r.digest]) and here[r.digest][at]]
 
 
 def manifest_of_set(connection: sa.Connection, name: str) -> Manifest:

@@ -48,6 +48,12 @@ def _estimate(guarantee: Guarantee, delta: float) -> float:
 
 
 @lru_cache(maxsize=4096)
+def guarantee_of(text: str) -> Guarantee:
+    """Read a guarantee from canonical JSON."""
+    return Guarantee.from_dict(json.loads(text))
+
+
+@lru_cache(maxsize=4096)
 def tight_epsilon(texts: tuple[str, ...], delta: float) -> float:
     """Return the epsilon of a history by its privacy loss distribution, cached by the multiset of its guarantees.
 

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 
 from confide.accounting import Guarantee
 from confide.errors import InputError, VerificationError
-from confide.ledger import _chunks, _journal, _levels, _tokens
+from confide.ledger import _chunks, _levels, _tokens
 from confide.ledger import _schema as schema
 from confide.ledger._accounts import accounts, carried_of
 from confide.ledger._admission import Admission
 from confide.ledger._people import check_unique
-from confide.ledger._pricing import tight_epsilon, used_epsilon
+from confide.ledger._pricing import guarantee_of, tight_epsilon, used_epsilon
 from confide.ledger.records import Cap, Cohort, Receipt, Record, Remaining, Spend, Status, WhatIf
 
 _EDGES = tuple(i / 20 for i in range(21))
@@ -67,7 +67,7 @@ class ReadOuts(Admission):
     def history(self, contributor: str) -> tuple[Spend, ...]:
         """Return every reservation that admitted one contributor, oldest first."""
         with self._store.read() as connection:
-            return self._history(connection, contributor)
+            return self._history(connection, _tokens.lookup(connection, self._keys.tokens([contributor])))
 
     def remaining(self, contributor: str) -> Remaining:
         """Return one contributor's balance; somebody the ledger has never seen (`known` is False) has an untouched one.
@@ -75,13 +75,15 @@ class ReadOuts(Admission):
         The lifetime composition is over all recipients together; `caps` are those beside it.
         """
         with self._store.read() as connection:
-            numbers = _tokens.lookup(connection, self._keys.tokens([contributor]))
-            total = self._total(connection)
-            used = float(self._used(connection, numbers, total)[0])
-            spends = [spend for spend in self._history(connection, contributor, numbers) if spend.counts]
-            known = bool(numbers[0] >= 0)
-            level, caps, carried = self._beside(connection, int(numbers[0]), total) if known else ("default", [], False)
-        texts = tuple(sorted(_journal.canonical(spend.guarantee.to_dict()) for spend in spends))
+            return self._remaining(connection, _tokens.lookup(connection, self._keys.tokens([contributor])))
+
+    def _remaining(self, connection: sa.Connection, numbers: npt.NDArray[np.integer[Any]]) -> Remaining:
+        total = self._total(connection)
+        used = float(self._used(connection, numbers, total)[0])
+        spends = [text for row, text in self._spends(connection, int(numbers[0])) if row.state != "aborted"]
+        known = bool(numbers[0] >= 0)
+        level, caps, carried = self._beside(connection, int(numbers[0]), total) if known else ("default", [], False)
+        texts = tuple(sorted(spends))
         # Of somebody who was erased only sums are left: their epsilon is the bound that the rule's own sums give.
         epsilon = used_epsilon(self.rule, used) if carried else tight_epsilon(texts, self.rule.delta)
         return Remaining(
@@ -220,38 +222,17 @@ class ReadOuts(Admission):
         chunk_of = numbers[known] // _chunks.CHUNK
         for chunk in np.unique(chunk_of).tolist():
             inside = known[chunk_of == chunk]
+            if len(inside) <= 4:
+                at = (numbers[inside] % _chunks.CHUNK).tolist()
+                rows = [_chunks.read_one_balance(connection, chunk, one, self.rule.width) for one in at]
+                out[inside] = self.rule.used(np.stack(rows))
+                continue
             size = max(1, min(_chunks.CHUNK, total - chunk * _chunks.CHUNK))
             counters = _chunks.read_balance(connection, chunk, size, self.rule.width)
             out[inside] = self.rule.used(counters.T[numbers[inside] % _chunks.CHUNK])
         return out
 
-    def _history(
-        self, connection: sa.Connection, contributor: str, numbers: npt.NDArray[np.integer[Any]] | None = None
-    ) -> tuple[Spend, ...]:
-        if numbers is None:
-            numbers = _tokens.lookup(connection, self._keys.tokens([contributor]))
-        number = int(numbers[0])
-        if number < 0:
-            return ()
-        chunk, at = divmod(number, _chunks.CHUNK)
-        classes = {
-            seq: int(codes[at])
-            for seq, codes in _chunks.read_codes(connection, chunk).items()
-            if at < len(codes) and codes[at]
-        }
-        if not classes:
-            return ()
-        rows: dict[int, sa.Row[Any]] = {}
-        prices: dict[int, str] = {}
-        table, spend = schema.reservation, schema.spend
-        wanted = sorted((seq, code - 1) for seq, code in classes.items())
-        for start in range(0, len(wanted), 300):
-            part = wanted[start : start + 300]
-            seqs = [seq for seq, _ in part]
-            rows |= {r.seq: r for r in connection.execute(sa.select(table).where(table.c.seq.in_(seqs)))}
-            these = sa.tuple_(spend.c.reservation, spend.c["class"]).in_(part)
-            query = sa.select(spend.c.reservation, spend.c.guarantee).where(these)
-            prices |= {found.reservation: found.guarantee for found in connection.execute(query)}
+    def _history(self, connection: sa.Connection, numbers: npt.NDArray[np.integer[Any]]) -> tuple[Spend, ...]:
         return tuple(
             Spend(
                 row.release,
@@ -259,13 +240,29 @@ class ReadOuts(Admission):
                 row.state,
                 row.created,
                 row.id,
-                Guarantee.from_dict(json.loads(prices[seq])),
+                guarantee_of(text),
                 row.recipient,
                 row.purpose,
                 row.joint,
             )
-            for seq, row in sorted(rows.items())
+            for row, text in self._spends(connection, int(numbers[0]))
         )
+
+    def _spends(self, connection: sa.Connection, number: int) -> list[tuple[sa.Row[Any], str]]:
+        """Return each reservation that admitted one contributor with the guarantee of their class, oldest first."""
+        if number < 0:
+            return []
+        chunk, at = divmod(number, _chunks.CHUNK)
+        wanted = _chunks.codes_of_one(connection, chunk, at)
+        found: list[tuple[sa.Row[Any], str]] = []
+        table, spend = schema.reservation, schema.spend
+        for start in range(0, len(wanted), 300):
+            these = sa.tuple_(spend.c.reservation, spend.c["class"]).in_(
+                [(seq, code - 1) for seq, code in wanted[start : start + 300]]
+            )
+            query = sa.select(table, spend.c.guarantee).join(spend, spend.c.reservation == table.c.seq).where(these)
+            found += [(row, row.guarantee) for row in connection.execute(query.order_by(table.c.seq))]
+        return found
 
 
 def _record(row: sa.Row[Any]) -> Record:
