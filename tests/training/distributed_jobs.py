@@ -23,6 +23,7 @@ from confide.training import (
     ContributorDataset,
     EngineOptions,
     PrivateRun,
+    ShardedRun,
     join,
     leave,
     make_optimizer,
@@ -44,7 +45,7 @@ class Recorder(torch.optim.Optimizer):
         self.seen = []
 
     def step(self, closure=None):
-        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        grads = [whole_state(p.grad) for group in self.param_groups for p in group["params"]]
         self.seen.append(torch.cat([g.double().reshape(-1) for g in grads]).numpy())
 
 
@@ -78,7 +79,8 @@ def plan_of(strategy="contributor", steps=6, **rest):
 def drive(model, optimizer, plan, data, **settings):
     """Train; return the result and the contributors and entries that this process computed in each step."""
     drawn = []
-    run = PrivateRun(model, settings.pop("loss", loss), optimizer, plan, data, **settings)
+    make = settings.pop("make", PrivateRun)
+    run = make(model, settings.pop("loss", loss), optimizer, plan, data, **settings)
     inner = run._ranks.share
 
     def share(draw):
@@ -118,8 +120,9 @@ def learned(path=None, *, until=None, resume=False, kill=None, fixed=True, **set
         torch.manual_seed(7)
     model, optimizer = learner()
     ranks = settings.get("ranks") or join()
-    run = PrivateRun(model, loss, optimizer, plan_of(steps=20), data_of(), checkpoint=path, checkpoint_every=4,
-                     resume=resume, run_key=None if resume else KEY, **settings)  # fmt: skip
+    make = settings.pop("make", PrivateRun)
+    run = make(model, loss, optimizer, plan_of(steps=20), data_of(), checkpoint=path, checkpoint_every=4,
+               resume=resume, run_key=None if resume else KEY, **settings)  # fmt: skip
     for batch in run:
         run.step(loss(model(batch.inputs), batch.targets))
         if kill is not None and ranks.rank == kill[0] and run.steps_done == kill[1]:
@@ -259,6 +262,12 @@ def everything(folder: Path):
     out["until"] = began
     out["start"] = learned(fixed=False).state_dict
     out["exchange"] = exchanged(ranks)
+    cut = functools.partial(ShardedRun, smallest=1, options=EngineOptions(physical_batch=6))
+    out["sharded"] = {s: recorded(plan_of(s), data_of(), noise=ZeroNoise(), make=cut) for s in STRATEGIES[1:]}
+    out["sharded noise"] = wide(plan_of(steps=3), run_key=KEY, make=cut)
+    path = folder / "sharded"
+    going = {"resume": True, "until": 12} if path.exists() else {"until": 6}
+    learned(path, make=cut, **going)
     if ranks.world > 1:
         out["shards"] = in_shards(ranks)
     out["errors"] = {

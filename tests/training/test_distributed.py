@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import distributed_jobs as jobs
@@ -10,14 +11,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from confide.contributors import Draw
-from confide.training import Ranks
+from confide.errors import InputError
+from confide.training import EngineOptions, Methods, Ranks, ShardedRun
 from confide.training.distributed import BlockNoise, share
 from confide.training.distributed import noise as noise_module
+from confide.training.distributed.sharded import ShardedEngine
 from confide.training.distributed.shares import ranks_of_units
 
 ALONE = Ranks()
+SHARDED = partial(ShardedRun, smallest=1, options=EngineOptions(physical_batch=6))
 
 
 def worlds(fast, slow):
@@ -41,7 +46,8 @@ def several(tmp_path_factory, one):
     def run(world, job="everything"):
         if world not in _CACHE:
             folder = tmp_path_factory.mktemp(f"world{world}")
-            (folder / "checkpoint").write_bytes((one[0] / "checkpoint").read_bytes())
+            for name in ("checkpoint", "sharded"):
+                (folder / name).write_bytes((one[0] / name).read_bytes())
             _CACHE[world] = folder, jobs.launch([jobs.everything, jobs.killed], world, folder)
         return _CACHE[world][0], _CACHE[world][1][job]
 
@@ -250,6 +256,48 @@ def test_a_model_in_shards_gives_the_sum_of_a_whole_one_with_noise_once(several,
         torch.testing.assert_close(found["sum"].double(), want, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found["noisy"].double(), noisy, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found["moments"].double(), 0.1 * noisy, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("world", worlds([1, 2], [4]))
+def test_a_run_in_shards_is_the_run_of_a_whole_model(one, several, world):
+    for result in [one[1]] if world == 1 else several(world)[1]:
+        for name, found in result["sharded"].items():
+            alone = one[1]["noiseless"][name]
+            scale = np.abs(alone["seen"]).max()
+            np.testing.assert_allclose(found["seen"], alone["seen"], rtol=1e-4, atol=1e-4 * scale)
+            for figure in ("entries", "units"):
+                assert found["internal"][figure] == alone["internal"][figure]
+            assert found["internal"]["nonfinite"] == 0
+        # float32 sums: the noise is the same at every place, whoever drew it
+        noisy, reference = result["sharded noise"], one[1]["sharded noise"]
+        np.testing.assert_allclose(noisy, reference, rtol=1e-3, atol=1e-3)
+
+
+def test_the_noise_of_a_run_in_shards_has_the_variance_of_theory(one, several):
+    plan = jobs.plan_of("contributor", steps=10)
+    whole = jobs.wide(jobs.plan_of(steps=3), run_key=jobs.KEY, noise=jobs.ZeroNoise())
+    for result in [one[1], *several(2)[1]]:
+        check_noise((result["sharded noise"] - whole) / (plan.noise_multiplier * plan.clip_norm), 3)
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_a_checkpoint_of_shards_moves_between_numbers_of_processes(several, world):
+    whole = jobs.learned(make=SHARDED)
+    back = jobs.learned(several(world)[0] / "sharded", resume=True, make=SHARDED)
+    assert back.internal["units"] == whole.internal["units"]
+    for name, value in whole.state_dict.items():
+        torch.testing.assert_close(back.state_dict[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_what_shards_cannot_do_is_refused_before_anything_is_drawn():
+    with pytest.raises(InputError, match="physical batch"):
+        jobs.learned(make=partial(ShardedRun, options=EngineOptions(physical_batch=2)))
+    with pytest.raises(InputError, match="plain step"):
+        jobs.learned(make=partial(SHARDED, methods=Methods()))
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    with pytest.raises(InputError, match="share a weight"):
+        ShardedEngine(tied, EngineOptions(engine="fast")).shard(Ranks(), torch.device("cpu"))
 
 
 # -- one voice ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from confide.training.checkpoint import delete_checkpoint, read_checkpoint
 from confide.training.dataset import ContributorDataset
 from confide.training.distributed import Ranks, join, leave
+from confide.training.distributed.run import ShardedRun
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.methods import (
     SGLD,
@@ -36,6 +37,7 @@ __all__ = [
     "PreviousDirection",
     "PrivateRun",
     "Ranks",
+    "ShardedRun",
     "ShiftFlip",
     "Snapshots",
     "TrainingResult",

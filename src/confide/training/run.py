@@ -168,7 +168,7 @@ class PrivateRun:
         self._ranks = join((options or EngineOptions()).device) if ranks is None else ranks
         self._device = (options or EngineOptions()).torch_device()
         model.to(self._device).train()
-        self.engine = ClippingEngine(model, options)
+        self.engine = self._engine_for(model, options)
         check_optimizer(optimizer, self.engine.parameters)
         self._noise = noise
         self._methods = MethodRun(methods or Methods(), plan, self.engine, loss)
@@ -224,6 +224,7 @@ class PrivateRun:
 
     def __iter__(self) -> Iterator[Batch]:
         self._ranks.together(self.rehearse)
+        self._settle()
         if self._checkpoint is not None and self.steps_done == 0:
             self._save()
         if self.steps_done < self.plan.steps:
@@ -257,13 +258,16 @@ class PrivateRun:
             self._waiting = Batch(inputs, targets, self._keys.step, number == len(parts) - 1, chunk)
             self.engine.start_capture()
             yield self._waiting
-            if self._waiting is not None:
-                raise InputError(
-                    "a batch was taken and no losses were given back",
-                    where="the training loop",
-                    expected="run.step(losses) once for every batch",
-                    remedy="call run.step(losses) at the end of the loop's body",
-                )
+            self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        if self._waiting is not None:
+            raise InputError(
+                "a batch was taken and no losses were given back",
+                where="the training loop",
+                expected="run.step(losses) once for every batch",
+                remedy="call run.step(losses) at the end of the loop's body",
+            )
 
     def step(self, losses: Tensor) -> None:
         """Take the losses of the batch that the loop holds; with the last batch of a step the optimiser moves.
@@ -296,7 +300,7 @@ class PrivateRun:
     def _finish_step(self) -> None:
         """Noise, divide, move the optimiser: the same for full and for empty draws."""
         assert self._share is not None
-        total = self._ranks.total(self.engine.take(), self._share, self._device)
+        total = self._total(self._share)
         self._methods.summed()
         if total.nonfinite and self._on_nonfinite == "stop":
             raise RunError(
@@ -305,9 +309,7 @@ class PrivateRun:
                 remedy='check the inputs and the learning rate, or set on_nonfinite="zero"',
             )
         self._nonfinite += keep_figures(self._record, total, self._methods.views)
-        if self._ranks.first:  # noise is added in one place, whatever the number of processes
-            self._set_gradients(total)
-        self._ranks.spread_gradients(self.engine.parameters)
+        self._noise_and_divide(total)
         self._methods.remember()
         self._methods.inform(self.optimizer, self._keys.step, self._keys.method_seed())
         self._stepping = True
@@ -326,6 +328,24 @@ class PrivateRun:
             self._save()
         if self._progress is not None and self._ranks.first:
             self._progress(self.steps_done, self.plan.steps)
+
+    def _engine_for(self, model: nn.Module, options: EngineOptions | None) -> ClippingEngine:
+        return ClippingEngine(model, options)
+
+    def _settle(self) -> None:
+        """Once model and loss are rehearsed, before anything is written or drawn."""
+
+    def _total(self, share: Share) -> ClippedSum:
+        return self._ranks.total(self.engine.take(), share, self._device)
+
+    def _noise_and_divide(self, total: ClippedSum) -> None:
+        if self._ranks.first:  # noise is added in one place, whatever the number of processes
+            self._set_gradients(total)
+        self._ranks.spread_gradients(self.engine.parameters)
+
+    def _states(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Weights and state of the optimiser."""
+        return self.model.state_dict(), self.optimizer.state_dict()
 
     def _set_gradients(self, total: ClippedSum) -> None:
         source = self._source(self._keys.noise_key(), self._keys.step)
@@ -379,7 +399,7 @@ class PrivateRun:
                 remedy="let the loop run to its end",
             )
         snapshots = self._methods.finish()
-        state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        state = {name: value.detach().cpu().clone() for name, value in self._states()[0].items()}
         internal: dict[str, Any] = {**self._record, "nonfinite": self._nonfinite}
         if self._methods.norm.follows:
             internal["clip_norm"] = self._methods.norm.course
@@ -414,14 +434,15 @@ class PrivateRun:
         }
 
     def _save(self) -> None:
-        self._ranks.from_first(self._write)
+        weights, moments = self._states()
+        self._ranks.from_first(lambda: self._write(weights, moments))
 
-    def _write(self) -> None:
+    def _write(self, weights: dict[str, Any], moments: dict[str, Any]) -> None:
         state = {
             "keys": self._keys.to_dict(),
             "identity": self._identity(self._keys),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": weights,
+            "optimizer": moments,
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "random": torch.get_rng_state(),
             "record": self._record,

@@ -74,7 +74,7 @@ class Ranks:
         """Return this rank's part of a step's draw."""
         return share(draw, self.rank, self.world)
 
-    def total(self, part: ClippedSum, mine: Share, device: torch.device) -> ClippedSum:
+    def total(self, part: ClippedSum, mine: Share, device: torch.device, *, gradients: bool = True) -> ClippedSum:
         """Add the partial sums of all ranks.
 
         Parameters
@@ -84,6 +84,8 @@ class Ranks:
         mine : Share
         device : torch.device
             Where the group's tensors live.
+        gradients : bool
+            False: they are added up already (in shards), and stay as they are.
 
         Returns
         -------
@@ -98,14 +100,17 @@ class Ranks:
         figures = np.zeros(2 * mine.whole + 3)
         figures[mine.units], figures[mine.whole + mine.units] = part.norms, part.factors
         figures[-3:] = part.nonfinite, part.loss, part.entries
-        flat = torch.cat([value.reshape(-1) for value in part.gradients])
+        sums = part.gradients
         with self._talk():
             told = torch.as_tensor(figures, device=device)
             dist.all_reduce(told, group=self._group)
-            dist.reduce(flat, self._global(0), group=self._group)
+            if gradients:
+                flat = torch.cat([value.reshape(-1) for value in sums])
+                dist.reduce(flat, self._global(0), group=self._group)
+                sums = split_like(flat, sums)
         figures = told.cpu().numpy()
         return ClippedSum(
-            split_like(flat, part.gradients),
+            sums,
             figures[: mine.whole].copy(),
             figures[mine.whole : 2 * mine.whole].copy(),
             round(figures[-3]),
@@ -145,6 +150,15 @@ class Ranks:
         with self._talk():
             act(whole, values, group=self._group)
         return whole
+
+    def most(self, count: int) -> int:
+        """Return the largest of all ranks' counts."""
+        if self.world == 1:
+            return count
+        told = torch.tensor(count)
+        with self._talk():
+            dist.all_reduce(told, dist.ReduceOp.MAX, group=self._messages)
+        return int(told)
 
     # -- messages --------------------------------------------------------------------------------------------------
 
@@ -229,7 +243,8 @@ class Ranks:
         with self._talk(), torch.no_grad():
             for value in [*model.parameters(), *model.buffers()]:
                 plain = value.detach().contiguous()
-                dist.broadcast(plain, self._global(0), group=self._group)
+                group = self._messages if plain.device.type == "cpu" else self._group  # NCCL moves no host memory
+                dist.broadcast(plain, self._global(0), group=group)
                 value.copy_(plain)
 
     # -- inside ----------------------------------------------------------------------------------------------------

@@ -266,6 +266,21 @@ def _blocks(model: nn.Module, smallest: int) -> list[nn.Module]:
     return found
 
 
+def shard_like(value: Any, shard: nn.Parameter) -> Any:
+    """Cut what an optimiser remembers of a whole parameter as the parameter was cut; leave all else as it is."""
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(value, Tensor) or value.shape != shard.shape or value.dim() == 0:
+        return value
+    held = cast(Any, shard)
+    if not isinstance(shard.data, DTensor):
+        return value.to(shard.device)
+    mesh, rows = held.device_mesh, _local(shard).shape[0]
+    start = mesh.get_local_rank() * -(-shard.shape[0] // mesh.size())
+    mine = value[min(start, len(value)) :][:rows].to(mesh.device_type)
+    return DTensor.from_local(mine, mesh, held.placements, run_check=False, shape=shard.shape, stride=shard.stride())
+
+
 def whole_state(state: Any) -> Any:
     """Return nested dictionaries and lists with every shard gathered, on the CPU; all ranks call this alike."""
     if isinstance(state, dict):
@@ -277,4 +292,4 @@ def whole_state(state: Any) -> Any:
     return state
 
 
-__all__ = ["ShardedEngine", "whole_state"]
+__all__ = ["ShardedEngine", "shard_like", "whole_state"]
