@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from confide.cli.ledger import app as ledger_app
+from confide.cli.ms import ms_app
 from confide.cli.plan import plan_command
 from confide.cli.schema import schema_app
 from confide.cli.studies import app as studies_app
@@ -48,6 +49,7 @@ def _root(
 app.command("plan")(plan_command)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(schema_app, name="schema")
+app.add_typer(ms_app, name="ms")
 app.add_typer(studies_app, name="studies")
 app.command("synthesize")(synthesize)
 

@@ -45,7 +45,9 @@ def load(name: str, *, as_text: bool = False) -> pl.DataFrame:
         laboratory values, events), as shipped: in ``nafld2`` every chol value equals that day's hdl value and every
         dbp the sbp, see `without_duplicates`; ``icu_patient``, ``icu_daily``: 2,000 intensive-care patients and their
         days, ``icu``: the two joined; ``nafld_yearly``: laboratory values averaged per person and year, joined with
-        ``nafld1``; ``nih14_entry_counts``: number of images per patient in NIH ChestX-ray14.
+        ``nafld1``; ``ms_simulated_patients``, ``_cycles``, ``_visits``, ``_relapses``, ``_mri``: a SIMULATION of a
+        registry of multiple sclerosis, see `confide.data.ms`; ``nih14_entry_counts``: number of images per patient in
+        NIH ChestX-ray14.
     as_text : bool
         Leave every cell as text (what the study reader uses).
 
@@ -108,7 +110,23 @@ def _nafld_yearly() -> pl.DataFrame:
     return joined.with_columns(pl.all().cast(pl.String))
 
 
-_JOINED: dict[str, Callable[[], pl.DataFrame]] = {"icu": cache(_icu), "nafld_yearly": cache(_nafld_yearly)}
+@cache
+def _simulated_ms() -> dict[str, pl.DataFrame]:
+    """A simulation: nobody in it exists. See `confide.data.ms`."""
+    from confide.data.ms import linked_tables, simulate_registry
+
+    return linked_tables(simulate_registry(3_000, seed=0))
+
+
+def _ms(table: str) -> Callable[[], pl.DataFrame]:
+    return lambda: _simulated_ms()[table].with_columns(pl.all().cast(pl.String))
+
+
+_JOINED: dict[str, Callable[[], pl.DataFrame]] = {
+    "icu": cache(_icu),
+    "nafld_yearly": cache(_nafld_yearly),
+    **{f"ms_simulated_{table}": _ms(table) for table in ("patients", "cycles", "visits", "relapses", "mri")},
+}
 
 
 def declaration(name: str) -> str:

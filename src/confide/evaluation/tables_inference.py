@@ -70,7 +70,7 @@ def combine(estimates: Sequence[float], variances: Sequence[float]) -> Combined:
     InputError
         No tables, or lists of different length.
     """
-    if len(estimates) != len(variances) or not estimates:
+    if len(estimates) != len(variances) or len(estimates) == 0:
         raise InputError("estimates and variances do not match", expected="one of each for every synthetic table")
     between = float(np.var(estimates, ddof=1)) if len(estimates) > 1 else 0.0
     return Combined(float(np.mean(estimates)), float(np.mean(variances)), between, len(estimates))

@@ -77,7 +77,8 @@ def _utility(
             training[f"{FEW} real + synthetic"] = models.stacked(few, made)
             pairs.append((f"{FEW} real + synthetic", f"{FEW} real patients", f"synthetic added to {FEW} real patients"))
     hidden = study.evaluation.survival.time if study.evaluation.survival is not None else None
-    names = [name for name in target.columns if name not in (outcome, hidden)]
+    seen = study.evaluation.predictors
+    names = [n for n in target.columns if n not in (outcome, hidden) and (seen is None or n in seen)]
     text = "" if y.any() and not y.all() else "All tested people have the same outcome: there is nothing to measure. "
     scores, gains = models.compare(
         training,

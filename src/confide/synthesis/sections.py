@@ -120,6 +120,8 @@ class EvaluationSection(_Section):
         Label of the coin; default the study's name. The same label gives the same split in every study.
     outcome : str, optional
         What models on the synthetic table predict; default [method] target.
+    predictors : tuple of str, optional
+        Columns that models see; default all others. Leave out what is only known after the outcome.
     positive : tuple, optional
         Values of the outcome that count as 1; default its last category.
     subgroups : tuple of str
@@ -130,6 +132,7 @@ class EvaluationSection(_Section):
     holdout: float = Field(default=0.0, ge=0, le=0.9)
     split: str | None = None
     outcome: str | None = None
+    predictors: tuple[str, ...] | None = None
     positive: tuple[Any, ...] | None = None
     subgroups: tuple[str, ...] = ()
     survival: Survival | None = None

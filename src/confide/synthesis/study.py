@@ -154,6 +154,8 @@ class SynthesisStudy(_Section):
         self._known("outcome", self.evaluation.outcome)
         for group in self.evaluation.subgroups:
             self._known("subgroups", group)
+        for name in self.evaluation.predictors or ():
+            self._known("predictors", name)
         if self.privacy.budget != "equal" and self.privacy.budget.column not in self.patients.columns:
             raise ValueError('the budget column must be declared under [patients.columns] (role = "attribute")')
         if self.privacy.budget != "equal" and self.method.name in WITHOUT_BUDGETS:

@@ -8,7 +8,7 @@ Real registries cannot be shipped. What `simulate_registry` returns is made up f
 a simulation wherever it is used; `read_registry` reads a real export in the same schema.
 """
 
-from confide.data.ms.cycles import first_cycle_patients, therapy_cycles
+from confide.data.ms.cycles import first_cycle_patients, linked_tables, therapy_cycles
 from confide.data.ms.progression import Progression, confirmed_progression, smallest_change
 from confide.data.ms.registry import Registry, read_registry, write_registry
 from confide.data.ms.simulation import COEFFICIENTS, simulate_registry
@@ -19,6 +19,7 @@ __all__ = [
     "Registry",
     "confirmed_progression",
     "first_cycle_patients",
+    "linked_tables",
     "read_registry",
     "simulate_registry",
     "smallest_change",

@@ -116,3 +116,22 @@ def first_cycle_patients(registry: Registry, cycles: pl.DataFrame) -> pl.DataFra
         pl.col("start_year").alias("first_year"),
         pl.col("start").alias("index_date"),
     )
+
+
+def linked_tables(registry: Registry) -> dict[str, pl.DataFrame]:
+    """Return the tables of the study: patients with a therapy cycle, cycles, and what happened from the first one on.
+
+    Returns
+    -------
+    dict
+        ``patients`` (with the index date: start of the first cycle), ``cycles``, ``visits`` (EDSS), ``relapses`` and
+        ``mri`` of these patients from their index date on.
+    """
+    cycles = therapy_cycles(registry)
+    patients = first_cycle_patients(registry, cycles)
+    found = {"patients": patients, "cycles": cycles.drop("age", "duration", "start", "start_year")}
+    index = patients.select("patient_id", "index_date")
+    for name in ("visits", "relapses", "mri"):
+        frame = registry.tables()[name].join(index, on="patient_id", how="inner", maintain_order="left")
+        found[name] = frame.filter(pl.col("date") >= pl.col("index_date")).drop("index_date")
+    return found

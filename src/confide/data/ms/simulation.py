@@ -18,16 +18,16 @@ from confide.data.ms.registry import DMTS, Registry
 
 COEFFICIENTS = {
     "relapse": {
-        "intercept": -1.15,  # log of relapses a year, untreated man or woman of 40 without earlier relapses
-        "age, per 10 years above 40": -0.20,
-        "relapses in the year before diagnosis": 0.25,
+        "intercept": -1.25,  # log of relapses a year, untreated man or woman of 40 without earlier relapses
+        "age, per 10 years above 40": -0.30,
+        "relapses in the year before diagnosis": 0.35,
         "dimethyl fumarate": -0.45,
         "fingolimod": -0.70,
         "glatiramer acetate": -0.25,
         "interferon beta": -0.25,
         "natalizumab": -0.95,
         "teriflunomide": -0.25,
-        "variance of the frailty": 0.6,
+        "variance of the frailty": 0.5,
     },
     "progression": {
         "intercept": -2.6,  # log of the yearly hazard, woman of 40 with EDSS 2
@@ -134,7 +134,7 @@ def _relapses(
     rng: np.random.Generator,
 ) -> list[float]:
     b = COEFFICIENTS["relapse"]
-    highest = frailty * np.exp(b["intercept"] + b["relapses in the year before diagnosis"] * before) * np.exp(0.5)
+    highest = frailty * np.exp(b["intercept"] + b["relapses in the year before diagnosis"] * before) * np.exp(0.8)
     found: list[float] = []
     day = start
     while True:  # thinning of a Poisson process at its highest rate
