@@ -2,12 +2,13 @@
 
 python benchmarks/ledger/run.py                    # 10 million contributors on SQLite, results in results.json
 python benchmarks/ledger/run.py --people 100000    # a quick look
-python benchmarks/ledger/run.py --url postgresql://USER@HOST/EMPTY_DATABASE
+python benchmarks/ledger/run.py --postgresql        # on a PostgreSQL server that it starts (or --url ...)
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -26,6 +27,16 @@ from confide.ledger import Cohort, Filter, Ledger
 
 HERE = Path(__file__).parent
 COUNTS = HERE.parent.parent / "src/confide/data/sets/nih14_entry_counts.csv"
+
+
+MAKE_IDS = """
+import sys, pyarrow as pa, pyarrow.parquet as pq
+file, people = sys.argv[1], int(sys.argv[2])
+with pq.ParquetWriter(file, pa.schema([("patient", pa.string())])) as writer:
+    for start in range(0, people, 1 << 18):
+        ids = [f"HOSP-{i * 2654435761 % 2**40:012d}" for i in range(start, min(start + (1 << 18), people))]
+        writer.write_table(pa.table({"patient": ids}))
+"""
 
 
 class Clock:
@@ -66,16 +77,10 @@ def individual(counts: np.ndarray) -> list[Guarantee]:
 
 def scale(people: int, releases: int, url: str | None, folder: Path) -> dict[str, object]:
     """Workloads A and B on one ledger."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     results: dict[str, object] = {"people": people}
     ids = folder / "ids.parquet"
     # The ids are made in a process of their own, so that its memory does not count as the ledger's.
-    with pq.ParquetWriter(ids, pa.schema([("patient", pa.string())])) as writer:
-        for start in range(0, people, 1 << 18):
-            block = [f"HOSP-{i * 2654435761 % 2**40:012d}" for i in range(start, min(start + (1 << 18), people))]
-            writer.write_table(pa.table({"patient": block}))
+    subprocess.run([sys.executable, "-c", MAKE_IDS, str(ids), str(people)], check=True)
     target = url or f"sqlite:///{folder}/ledger.sqlite"
     ledger = Ledger.create(target, cap_epsilon=8.0, cap_delta=1e-9, key=folder / "key")
     with Clock() as clock:
@@ -109,6 +114,7 @@ def scale(people: int, releases: int, url: str | None, folder: Path) -> dict[str
     b = [release(*sample(), f"cohort {i}") for i in range(min(10, releases))]
     results["workload_b"] = summary(b) | {"releases": min(10, releases), "peak_mb": peak_mb()} | sizes(ledger, folder)
     results["one_contributor"] = one_contributor(ledger, people)
+    results["load"] = list(os.getloadavg())
     with Clock() as clock:
         ledger.verify()
     results["verify"] = {"wall_s": clock.wall, "cpu_s": clock.cpu, "peak_mb": peak_mb()}
@@ -227,6 +233,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=10_000_000)
     parser.add_argument("--releases", type=int, default=50, help="releases in workload A")
     parser.add_argument("--url")
+    parser.add_argument("--postgresql", action="store_true", help="start a PostgreSQL server and measure on it")
     parser.add_argument("--part", choices=["all", "scale", "admission"], default="all")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
@@ -237,10 +244,17 @@ def main() -> None:
         results["admission"] = admission()
     if options.part != "admission":
         with tempfile.TemporaryDirectory() as folder:
-            name = "postgresql" if options.url else "sqlite"
-            results[name] = scale(options.people, options.releases, options.url, Path(folder))
+            name, url = "postgresql" if options.url or options.postgresql else "sqlite", options.url
+            with contextlib.ExitStack() as stack:
+                if options.postgresql:
+                    from server import postgres
+
+                    url = stack.enter_context(postgres()).new_database()
+                before = os.getloadavg()
+                results[name] = scale(options.people, options.releases, url, Path(folder))
+            results[name] |= {"load_before": list(before), **results["machine"]}
+            results[name]["command"] = "python benchmarks/ledger/run.py " + " ".join(sys.argv[1:])
             print(json.dumps(results[name], indent=1))
-    results["command"] = "python benchmarks/ledger/run.py " + " ".join(sys.argv[1:])
     options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -50,23 +50,26 @@ class People(Base):
 
     def _numbers(
         self, connection: sa.Connection, tokens: npt.NDArray[np.uint64]
-    ) -> tuple[npt.NDArray[np.int64], int, _journal.Entry | None]:
+    ) -> tuple[npt.NDArray[np.integer[Any]], int, _journal.Entry | None]:
         """Look tokens up, adding new ones; return (numbers, contributors in total, journal entry)."""
         self._check_key(connection)
         total = self._total(connection)
         numbers = _tokens.lookup(connection, tokens)
-        fresh = np.flatnonzero(numbers < 0)
-        if len(fresh):
+        new = numbers < 0
+        count = int(np.count_nonzero(new))
+        if total + count > _tokens.MOST:
+            raise InputError("too many contributors for one ledger", expected=f"at most {_tokens.MOST}")
+        if count:
             # Millions of new people need no second copy of their hashes.
-            added = tokens if len(fresh) == len(tokens) else tokens[fresh]
+            added = tokens if count == len(tokens) else tokens[new]
             _tokens.insert(self._store, connection, added, total)
-            numbers[fresh] = np.arange(total, total + len(fresh))
-        check_unique(numbers, total + len(fresh))
-        if not len(fresh):
+            numbers[new] = np.arange(total, total + count, dtype=numbers.dtype)
+        check_unique(numbers, total + count)
+        if not count:
             return numbers, total, None
-        body = {"first": total, "count": len(fresh), "tokens": _tokens.digest(added)}
+        body = {"first": total, "count": count, "tokens": _tokens.digest(added)}
         entry = _journal.append(connection, self._keys, "register", body)
-        total += len(fresh)
+        total += count
         connection.execute(sa.update(schema.meta).where(schema.meta.c.name == "contributors").values(value=str(total)))
         return numbers, total, entry
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ from confide.ledger import _schema as schema
 from confide.ledger._keys import Tokens
 from confide.ledger._store import Store
 
-Numbers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.signedinteger[Any]]
+MOST = 2**31 - 1  # contributors that one ledger can number
 _QUERY_BUCKETS = 500
 _SLICE = 400_000  # tokens sorted at a time
 
@@ -48,16 +50,17 @@ def _unpack(rows: list[tuple[int, bytes, bytes]]) -> tuple[Tokens, Numbers]:
 def _slices(tokens: Tokens) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the positions of tokens by ranges of groups, so that millions of them need little memory at a time."""
     parts = min(64, max(1, len(tokens) // _SLICE))
-    high = (tokens[:, 0] >> np.uint64(48)).astype(np.uint32)
-    part_of = ((high * np.uint32(parts)) >> np.uint32(16)).astype(np.uint8)
-    del high
+    part_of = np.empty(len(tokens), dtype=np.uint8)
+    for start in range(0, len(tokens), _SLICE):
+        high = (tokens[start : start + _SLICE, 0] >> np.uint64(48)).astype(np.uint32)
+        part_of[start : start + _SLICE] = (high * np.uint32(parts)) >> np.uint32(16)
     for part in range(parts):
         yield np.flatnonzero(part_of == part)
 
 
 def lookup(connection: sa.Connection, tokens: Tokens) -> Numbers:
-    """Return the number of every token, -1 where it is unknown."""
-    found = np.full(len(tokens), -1, dtype=np.int64)
+    """Return the number of every token, -1 where it is unknown; numbers stay below 2^31 (`MOST`)."""
+    found = np.full(len(tokens), -1, dtype=np.int32)
     for positions in _slices(tokens):
         found[positions] = _lookup(connection, tokens[positions])
     return found
