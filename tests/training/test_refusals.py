@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
         (nn.Sequential(nn.Embedding(3, 2, max_norm=1.0)), r"0 \(Embedding\)", "max_norm=None"),
         (nn.Embedding(3, 2, scale_grad_by_freq=True), "Embedding", "scale_grad_by_freq=False"),
         (nn.Sequential(nn.LazyLinear(3)), "0.weight", "random inputs first"),
-        (nn.Linear(2, 2, dtype=torch.complex64), "weight", "real and the imaginary part"),
+        (nn.Linear(2, 2, dtype=torch.complex64), "weight", "realify"),
         (nn.Linear(2, 2).requires_grad_(False), "", "requires_grad"),
     ],
 )

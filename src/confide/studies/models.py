@@ -50,6 +50,10 @@ def build_model(study: Study, *, inputs: tuple[int, ...], outputs: int, base: Pa
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"model {name!r} is not a torch.nn.Module", where="[model] name")
     built: torch.nn.Module = model
+    if any(value.is_complex() for value in built.parameters()):
+        from confide.training.methods import realify
+
+        return realify(built)
     return built
 
 

@@ -90,6 +90,8 @@ class Rehearsal:
         shape = (count, *value.shape[1:])
         if value.dtype == torch.bool:
             return (torch.arange(count * value[0].numel()) % 2 == 0).reshape(shape)
+        if value.is_complex():
+            return torch.randn(shape, generator=generator, dtype=value.dtype)
         if value.is_floating_point():
             draw = torch.rand if target else torch.randn
             return draw(shape, generator=generator).to(value.dtype)
@@ -231,6 +233,8 @@ def _others_differ(first: Tensor, other: Tensor, axis: int) -> bool:
 def _close(a: Tensor, b: Tensor) -> bool:
     if torch.equal(a, b):
         return True
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     if not a.is_floating_point():
         return False
     scale = float(torch.nan_to_num(a.double()).abs().max())

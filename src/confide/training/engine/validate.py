@@ -34,7 +34,7 @@ def validate(model: nn.Module) -> None:
                 "a parameter is complex",
                 where=name,
                 expected="real parameters",
-                remedy="keep the real and the imaginary part as two real parameters (torch.view_as_complex joins them)",
+                remedy="confide.training.methods.realify(model) keeps them as pairs of real numbers",
             )
         trainable += value.requires_grad
     if not trainable:

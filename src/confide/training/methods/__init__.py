@@ -9,6 +9,7 @@ from confide.training.methods.averaging import Averaging, Snapshots
 from confide.training.methods.bam import BiasAware, PreviousDirection
 from confide.training.methods.choice import Methods
 from confide.training.methods.clipping import Clipping
+from confide.training.methods.complex_noise import complex_state, realify
 from confide.training.methods.langevin import SGLD, natural_temperature
 from confide.training.methods.matrix_noise import MatrixNoise
 
@@ -23,5 +24,7 @@ __all__ = [
     "PreviousDirection",
     "ShiftFlip",
     "Snapshots",
+    "complex_state",
     "natural_temperature",
+    "realify",
 ]
