@@ -4,18 +4,29 @@ from confide.contributors.cyclic import CyclicSampler, group_of
 from confide.contributors.holdout import holdout_mask
 from confide.contributors.index import ContributorIndex
 from confide.contributors.keys import derive, new_key, ratchet
+from confide.contributors.linkage import BY_PSEUDONYM, Linkage, PrivateRecords, by_table, owners_of, split, wrong_links
+from confide.contributors.owners import AttributionGraph, refuse_shared
 from confide.contributors.samplers import ContributorSampler, Draw, EntrySampler, secret_subset
 
 __all__ = [
+    "BY_PSEUDONYM",
+    "AttributionGraph",
     "ContributorIndex",
     "ContributorSampler",
     "CyclicSampler",
     "Draw",
     "EntrySampler",
+    "Linkage",
+    "PrivateRecords",
+    "by_table",
     "derive",
     "group_of",
     "holdout_mask",
     "new_key",
+    "owners_of",
     "ratchet",
+    "refuse_shared",
     "secret_subset",
+    "split",
+    "wrong_links",
 ]
