@@ -50,7 +50,7 @@ class Linkage:
         """What a guarantee per person takes for granted."""
         return (
             f"all entries of a person carry one contributor id ({self.rule}); a person whom the linkage split into "
-            "several contributors, or merged with another, has the guarantee printed for that case, not the one of the plan"
+            "several contributors, or merged with another, has the guarantee printed for that case, not the plan's"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -266,8 +266,8 @@ def wrong_links(
 def describe(rows: Sequence[Mapping[str, float]], delta: float) -> list[str]:
     """Return the sentences a certificate prints about wrong links."""
     return [
-        f"with {row['entries']:.0f} entries: epsilon {row['planned']:.1f} at delta {delta:g}; known as 2 contributors with "
-        f"that many each {row['split_in_2']:.1f}, as 3 {row['split_in_3']:.1f}; "
+        f"with {row['entries']:.0f} entries: epsilon {row['planned']:.1f} at delta {delta:g}; known as 2 contributors "
+        f"with that many each {row['split_in_2']:.1f}, as 3 {row['split_in_3']:.1f}; "
         f"merged with another such person {row['merged']:.1f}"
         for row in rows
     ]

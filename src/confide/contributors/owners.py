@@ -5,8 +5,8 @@
 [True, False, True]
 
 With a fixed public graph the neighbouring relation is *zero-out*: one person's entries contribute nothing, and the
-graph, its order, everybody's rates and the accepted entries stay as they are. Without that, taking a person out would change
-which entries of others are accepted, and no bound on one person's influence would hold.
+graph, its order, everybody's rates and the accepted entries stay as they are. Without that, taking a person out would
+change which entries of others are accepted, and no bound on one person's influence would hold.
 
 - An entry is drawn at the smallest rate of its owners, so that each owner's own rate is never exceeded.
 - It counts in the k of each of its owners.
@@ -118,8 +118,8 @@ class AttributionGraph:
     def assumption(self) -> str:
         """What a certificate says."""
         return (
-            "who owns which entry, and the order of the entries, are public; neighbouring data sets differ by the entries "
-            "of one contributor contributing nothing (zero-out), with graph, order, rates and accepted entries fixed"
+            "who owns which entry, and the order of the entries, are public; neighbouring data sets differ by the "
+            "entries of one contributor contributing nothing (zero-out); graph, order, rates and acceptance are fixed"
         )
 
     @cached_property

@@ -21,12 +21,14 @@ from confide.ledger.records import (
     Verified,
     WhatIf,
 )
+from confide.ledger.registry import Deployment, deployment_of
 
 __all__ = [
     "SCHEMA_VERSION",
     "Cap",
     "Cohort",
     "DataSet",
+    "Deployment",
     "Filter",
     "Flow",
     "JointRelease",
@@ -43,6 +45,7 @@ __all__ = [
     "Verified",
     "WhatIf",
     "bits",
+    "deployment_of",
     "joint_mechanism",
     "run_derived",
     "shared_tokens",

@@ -34,7 +34,9 @@ def width_of(classes: int) -> np.dtype[Any]:
 def scatter(numbers: npt.NDArray[np.integer[Any]], class_of: npt.NDArray[Any], classes: int, total: int) -> Codes:
     """Return the code of all `total` contributors: class + 1 for those in `numbers`, else 0."""
     out: Codes = np.zeros(total, dtype=width_of(classes))
-    out[numbers] = class_of.astype(out.dtype) + out.dtype.type(1)
+    for start in range(0, len(numbers), CHUNK):
+        here = slice(start, start + CHUNK)
+        out[numbers[here]] = class_of[here].astype(out.dtype) + out.dtype.type(1)
     return out
 
 

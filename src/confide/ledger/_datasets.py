@@ -108,8 +108,11 @@ class DataSets(People):
         return self._as_set(name, codes, linkage)
 
     def _as_set(self, name: str, codes: npt.NDArray[Any], linkage: dict[str, Any] | None) -> DataSet:
-        numbers = np.flatnonzero(codes).astype(np.uint32)
-        return DataSet(self.id, numbers, name, codes[numbers], linkage)
+        pieces = [
+            (np.flatnonzero(codes[start : start + _chunks.CHUNK]) + start).astype(np.uint32)
+            for start in range(0, len(codes), _chunks.CHUNK)
+        ]
+        return DataSet(self.id, np.concatenate(pieces), name, codes[codes > 0], linkage)
 
     def data_set(self, name: str) -> DataSet:
         """Find a data set by its name.

@@ -64,6 +64,7 @@ class People(Base):
             added = tokens if count == len(tokens) else tokens[new]
             _tokens.insert(self._store, connection, added, total)
             numbers[new] = np.arange(total, total + count, dtype=numbers.dtype)
+        del new
         check_unique(numbers, total + count)
         if not count:
             return numbers, total, None
@@ -95,6 +96,7 @@ class People(Base):
 
 def check_unique(numbers: npt.NDArray[np.integer[Any]], total: int) -> None:
     seen = np.zeros(total, dtype=bool)
-    seen[numbers] = True
+    for start in range(0, len(numbers), 1 << 18):
+        seen[numbers[start : start + (1 << 18)]] = True
     if np.count_nonzero(seen) < len(numbers):
         raise _tokens.given_twice()

@@ -132,6 +132,11 @@ class ReadOuts(Admission):
         with self._store.read() as connection:
             return _record(self._row(connection, reservation_id))
 
+    def is_joint(self, reservation_id: str) -> bool:
+        """Whether a reservation is one site's part of a joint release."""
+        with self._store.read() as connection:
+            return self._row(connection, reservation_id).joint is not None
+
     def receipt(self, reservation_id: str) -> Receipt:
         """Return the receipt of a committed reservation, for a run that was killed before it could read it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy import exc, pool
 from confide.errors import ConfideError, InputError, MissingExtraError, RunError
 
 _PAGE_SIZE = 8192
+_LOGGER = "confide-ledger"
 _LOCK = 0x636F6E66696465  # "confide": the advisory lock that makes writers of a PostgreSQL ledger take turns
 
 
@@ -42,6 +44,10 @@ def parse_url(url: str | Path) -> sa.URL:
     return parsed
 
 
+def _no_rows(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
+
+
 class Store:
     """A database: `write()` and `read()` are transactions."""
 
@@ -49,16 +55,24 @@ class Store:
         self.url = url
         self.sqlite = url.get_backend_name() == "sqlite"
         self.file = Path(url.database).absolute() if self.sqlite and url.database else None
-        # hide_parameters: a hash or a blob of the ledger must not reach a log through a database error.
+        # A hash or a blob of the ledger must not reach a log: neither as a parameter of an error, nor as a row that
+        # SQLAlchemy prints when somebody turns its debugging on for the whole program.
+        logging.getLogger(f"sqlalchemy.engine.Engine.{_LOGGER}").addFilter(_no_rows)
         if self.sqlite:
             self.engine = sa.create_engine(
-                url, poolclass=pool.NullPool, hide_parameters=True, connect_args={"timeout": 120.0}
+                url,
+                poolclass=pool.NullPool,
+                hide_parameters=True,
+                logging_name=_LOGGER,
+                connect_args={"timeout": 120.0},
             )
             sa.event.listen(self.engine, "connect", _configure_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
         else:
             try:
-                self.engine = sa.create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=2)
+                self.engine = sa.create_engine(
+                    url, hide_parameters=True, logging_name=_LOGGER, pool_pre_ping=True, pool_size=2
+                )
             except ImportError as error:
                 raise MissingExtraError("a ledger on PostgreSQL needs psycopg", "postgres") from error
 
