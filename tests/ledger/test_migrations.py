@@ -75,7 +75,8 @@ def test_up_and_down_keep_everything(old, key, tmp_path):
         check(ledger)
         assert ledger.commit(EXPECTED["going"], release_hash=HASH).release_hash == HASH
         assert ledger.resume(EXPECTED["open"], EXPECTED["people"][:60:2]).admitted.any()
-        assert take(ledger, ["one", "another"], 0.1).admitted.all()
+        assert take(ledger, ["one", "another"], 0.1, recipient="x", purpose="p").admitted.all()
+        ledger.create_data_set("d", ["one", "another"])
         ledger.verify()
         used = ledger.used(EXPECTED["people"])
     assert Ledger.migrate(old, key=key, to=1, backup=tmp_path / "down").after == 1
@@ -84,6 +85,9 @@ def test_up_and_down_keep_everything(old, key, tmp_path):
     Ledger.migrate(old, key=key, backup=tmp_path / "again")
     with Ledger.open(old, key=key) as ledger:
         assert (ledger.used(EXPECTED["people"]) == used).all()
+        # What version 1 cannot hold, and no promise rests on, is gone: names of data sets and the register of flows.
+        assert ledger.flows() == () and ledger.data_sets() == []
+        take(ledger, ["one"], 0.1, recipient="x")
         ledger.verify()
     # A database that was migrated is laid out like one that was made new.
     assert layout(old) == layout_of_new(tmp_path)

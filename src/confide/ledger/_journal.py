@@ -86,6 +86,11 @@ def replay(connection: sa.Connection, keys: Keys) -> Iterator[Entry]:
         yield Entry(row.seq, row.at, row.action, json.loads(row.body), row.previous, row.hash, row.seal)
 
 
+def lost_columns(entry: Entry) -> bool:
+    """Whether an entry is a migration down to version 1, which has neither flows nor data sets."""
+    return entry.action == "migrate" and int(entry.body["to"]) < 2
+
+
 def head_file(key_file: Path) -> Path:
     """Return where the last entry is noted outside the database."""
     return key_file.with_name(key_file.name + ".head")

@@ -102,6 +102,8 @@ def _check_data_sets(connection: sa.Connection, entries: Entries) -> None:
         elif entry.action == "erase":
             for name, (digest, left) in entry.body["data_sets"].items():
                 wanted[name] |= {"members": digest, "contributors": left}
+        elif _journal.lost_columns(entry):
+            wanted = {}
     rows = {r["name"]: dict(r) for r in connection.execute(sa.select(schema.data_set)).mappings()}
     if rows != wanted:
         raise _differs("data sets", "data_set")
@@ -111,7 +113,12 @@ def _check_data_sets(connection: sa.Connection, entries: Entries) -> None:
 
 
 def _check_flows(connection: sa.Connection, entries: Entries) -> None:
-    wanted = [e.body["flow"] for e in entries if e.action in ("reserve", "derive") and "flow" in e.body]
+    wanted: list[dict[str, Any]] = []
+    for entry in entries:
+        if entry.action in ("reserve", "derive") and "flow" in entry.body:
+            wanted.append(entry.body["flow"])
+        elif _journal.lost_columns(entry):
+            wanted = []
     found = [dict(r) for r in connection.execute(sa.select(schema.flow).order_by(schema.flow.c.seq)).mappings()]
     if found != wanted:
         raise _differs("flows", "flow")
