@@ -39,7 +39,20 @@ own with `PrivateRun` or `confide.Trainer` joins in the same way when torchrun s
 
 **Models that do not fit one GPU** can be cut into shards with PyTorch's FSDP2: weights are gathered one block at a
 time, each process forms the norms of its own contributors without a word from the others, each parameter's clipped sum
-is added up and cut in one operation, and every process adds noise to the rows it keeps.
+is added up and cut in one operation, and every process adds noise to the rows it keeps. `ShardedRun` does this:
+
+```python
+run = confide.training.ShardedRun(model, loss, optimizer, plan, data, options=EngineOptions(device="cuda"))
+for batch in run:
+    run.step(loss(model(batch.inputs), batch.targets))
+```
+
+It takes models whose layers the fast engine covers, with independent noise and without the further training methods;
+the model is made and rehearsed in host memory first. Its noise does not depend on the number of processes, so
+checkpoints move here too.
+
+The figures below are of the compiled step with its exchange, as `benchmarks/scaling` runs it. A loop of `PrivateRun`
+adds reading data, drawing, checks and records to that, which this page does not measure.
 
 """
 
@@ -106,6 +119,32 @@ def _checks(rows: list[dict[str, Any]]) -> list[str]:
     return out
 
 
+def _short(name: str) -> str:
+    return NAMES[name].split(",")[0].split(" with")[0].split(" (")[0].split(" at")[0]
+
+
+def _missing(rows: list[dict[str, Any]]) -> list[str]:
+    """What the page is meant to show and no GPU has run yet."""
+    have = {(row["name"], row["world"]) for row in rows if row["device"] != "cpu"}
+    out = []
+    for name in ("wrn16_4", "vit_b16", "unet3d"):
+        for kind, worlds in (("weak", (1, 2, 4, 8)), ("strong", (2, 4, 8))):
+            left = [str(world) for world in worlds if (f"{name}-{kind}", world) not in have]
+            if left:
+                out.append(f"{_short(name)}, {kind} scaling at {', '.join(left)}")
+    left = [str(world) for world in (1, 2, 4, 8) if ("variance", world) not in have]
+    if left:
+        out.append(f"the variance at {', '.join(left)} (the tests do it on CPUs)")
+    if not any(name == "large" for name, _ in have):
+        out.append("the model in shards (the tests do it on CPUs)")
+    return out
+
+
+def _gain(rows: list[dict[str, Any]], name: str) -> float:
+    mine = sorted((r for r in rows if r["workload"] == name and r["device"] != "cpu"), key=lambda r: r["world"])
+    return float(mine[-1]["entries_per_s"] / mine[0]["entries_per_s"])
+
+
 def _plot(rows: list[dict[str, Any]]) -> str:
     """Throughput as a multiple of one process, weak scaling, against the number of processes."""
     kinds = [r for r in rows if r["cell"] == "speed" and "error" not in r and r["scaling"] == "weak"]
@@ -135,6 +174,7 @@ def _plot(rows: list[dict[str, Any]]) -> str:
     middle = (at(1, 1)[0] + at(most, 1)[0]) / 2
     out.append(f'<text x="{middle:.1f}" y="{height - 8}" text-anchor="middle">processes (one GPU each)</text>')
     ends: list[float] = []
+    names.sort(key=lambda n: -_gain(kinds, n))  # labels come in the order of the lines' ends
     for name, color in zip(names, COLORS, strict=False):
         mine = sorted((r for r in kinds if r["workload"] == name and r["device"] != "cpu"), key=lambda r: r["world"])
         points = [at(r["world"], r["entries_per_s"] / mine[0]["entries_per_s"]) for r in mine]
@@ -146,8 +186,7 @@ def _plot(rows: list[dict[str, Any]]) -> str:
             y += 15
         ends.append(y)
         value = mine[-1]["entries_per_s"] / mine[0]["entries_per_s"]
-        label = NAMES[name].split(",")[0].split(" with")[0].split(" (")[0].split(" at")[0]
-        out.append(f'<text x="{x + 12:.1f}" y="{y + 4:.1f}" fill="{color}">{label} {value:.2f}</text>')
+        out.append(f'<text x="{x + 12:.1f}" y="{y + 4:.1f}" fill="{color}">{_short(name)} {value:.2f}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
@@ -168,7 +207,10 @@ def write(rows: Path, results: Path, page: Path) -> None:
     text += _speed([row for row in good if row["cell"] == "speed"])
     text += _checks(good)
     worlds = sorted({row["world"] for row in good if row["device"] != "cpu"})
+    missing = _missing(good)
     text.append(f"Numbers of GPUs measured: {', '.join(map(str, worlds)) or 'none'}; nothing is extrapolated.")
+    if missing:
+        text.append(f"Not run on GPUs so far: {'; '.join(missing)}.")
     failed = [row for row in found.values() if "error" in row]
     if failed:
         text += ["", "Cells that failed:", ""]

@@ -1,6 +1,6 @@
 """How the contributor-level step scales over the GPUs of one host: results.json here, docs/scaling.md from it.
 
-    python benchmarks/scaling/run.py                # every number of processes up to the devices, on CUDA with NCCL
+    python benchmarks/scaling/run.py                # 1, 2, 4, ... processes up to the devices, on CUDA with NCCL
     python benchmarks/scaling/run.py --small        # CPU and gloo with 1 and 2 processes on small models
     python benchmarks/scaling/run.py --report       # results.json and the page from build/scaling/rows.jsonl only
 
@@ -8,6 +8,9 @@ For each workload and each number of processes: a private step with equal work f
 the work of one divided among them (strong scaling). A step is the compiled forward, backward, norms and clipped sums of
 contributors of 4 in bfloat16, the sum over processes, noise on every process's part, and SGD. Besides: what the noisy
 update varies by against theory, who was drawn, and a transformer whose weights and optimiser state exceed one device.
+
+As many processes as the largest number are started once and compile once; smaller numbers are measured on the first of
+them while the others rest.
 """
 
 from __future__ import annotations
@@ -97,8 +100,16 @@ class Clock:
         return first.elapsed_time(last) if self.cuda else 1e3 * (last - first)
 
 
-def private_step(work: Workload, batch: int, ranks: Ranks, device: torch.device, compiled: bool) -> Any:
-    """One step as a function that returns three marks: begin, sums there, exchange done; and the end."""
+STEPS: dict[tuple[str, int], Any] = {}
+
+
+def compiled_sums(name: str, work: Workload, batch: int, device: torch.device, compiled: bool) -> Any:
+    """The clipped sums of one process's batch as a function, compiled once, and what it took."""
+    if (name, batch) in STEPS:
+        return STEPS[name, batch]
+    STEPS.clear()
+    torch._dynamo.reset()
+    began = time.perf_counter()
     torch.manual_seed(0)
     model = work.make().to(device)
     model = model.to(memory_format=torch.channels_last) if work.image else model
@@ -109,11 +120,24 @@ def private_step(work: Workload, batch: int, ranks: Ranks, device: torch.device,
     weights = torch.full((batch,), 1.0 / EACH, device=device)
     clips = torch.full((count,), CLIP, dtype=torch.float64, device=device)
     step = CompiledStep(engine, work.loss, autocast=torch.bfloat16 if compiled else None, compiler=compiled)
+
+    def sums() -> list[Tensor]:
+        return step.run(x, y, units, weights, clips, EACH).gradients
+
+    sums()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    STEPS[name, batch] = sums, engine, time.perf_counter() - began
+    return STEPS[name, batch]
+
+
+def private_step(step: Any, engine: Any, count: int, ranks: Ranks, device: torch.device) -> Any:
+    """One step as a function that returns marks: begin, sums there, exchange done, moved."""
     exchange, clock, steps = Exchange(ranks, engine.parameters), Clock(device), [0]
 
     def run() -> list[Any]:
         marks = [clock.mark()]
-        sums = step.run(x, y, units, weights, clips, EACH).gradients
+        sums = step()
         marks.append(clock.mark())
         noise = BlockNoise("default", KEY, steps[0], NOISE * CLIP, exchange.size)
         noisy = exchange(sums, noise.add)
@@ -134,7 +158,7 @@ def communication(exchange_size: int, ranks: Ranks, device: torch.device, repeat
     flat = torch.randn(exchange_size + -exchange_size % ranks.world, device=device)
     clock, times = Clock(device), []
     for _ in range(repeats + 3):
-        dist.barrier()
+        ranks.together(lambda: None)
         first = clock.mark()
         flat = ranks.all_gather(ranks.reduce_scatter(flat) / ranks.world, out=flat)
         last = clock.mark()
@@ -144,14 +168,12 @@ def communication(exchange_size: int, ranks: Ranks, device: torch.device, repeat
     return float(np.median(times[3:]))
 
 
-def timed(run: Callable[[], list[Any]], device: torch.device, repeats: int) -> dict[str, float]:
+def timed(run: Callable[[], list[Any]], device: torch.device, repeats: int, ranks: Ranks) -> dict[str, float]:
     """Median milliseconds of a step and of its parts, over steps that follow each other without waiting."""
     cuda = device.type == "cuda"
-    began = time.perf_counter()
     run()
     if cuda:
         torch.cuda.synchronize()
-    first = time.perf_counter() - began
     began = time.perf_counter()
     for _ in range(3 if cuda else 1):
         run()
@@ -159,11 +181,9 @@ def timed(run: Callable[[], list[Any]], device: torch.device, repeats: int) -> d
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     each = (time.perf_counter() - began) / (3 if cuda else 1)
-    told = [min(repeats, max(4, int(8 / each)))]  # a slow cell is repeated less, by all processes alike
-    if dist.is_initialized():
-        dist.broadcast_object_list(told)
-        dist.barrier()
-    repeats = told[0]
+    # a slow cell is repeated less, by all processes alike
+    repeats = ranks.from_first(lambda: min(repeats, max(4, int(8 / each))))
+    ranks.together(lambda: None)
     began = time.perf_counter()
     marks = [run() for _ in range(repeats)]
     if cuda:
@@ -172,7 +192,7 @@ def timed(run: Callable[[], list[Any]], device: torch.device, repeats: int) -> d
     clock = Clock(device)
     parts = np.array([[clock.between(m[i], m[i + 1]) for i in range(3)] for m in marks])
     whole = [clock.between(a[0], b[0]) for a, b in itertools.pairwise(marks)]
-    out = {"ms": float(np.median(whole)), "wall_ms": wall, "first_s": first}
+    out = {"ms": float(np.median(whole)), "wall_ms": wall}
     out |= dict(zip(("sums_ms", "exchange_ms", "update_ms"), np.median(parts, 0).tolist(), strict=True))
     if cuda:
         out["peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
@@ -181,11 +201,11 @@ def timed(run: Callable[[], list[Any]], device: torch.device, repeats: int) -> d
 
 def speed(name: str, work: Workload, kind: str, ranks: Ranks, device: torch.device, compiled: bool) -> dict[str, Any]:
     batch = work.batch if kind == "weak" else work.batch // ranks.world
-    torch._dynamo.reset()
     repeats = 30 if device.type == "cuda" else 5
-    run, size = private_step(work, batch, ranks, device, compiled)
+    step, engine, first = compiled_sums(name, work, batch, device, compiled)
+    run, size = private_step(step, engine, batch // EACH, ranks, device)
     row = {"cell": "speed", "workload": name, "scaling": kind, "batch": batch * ranks.world, "parameters": size}
-    row |= timed(run, device, repeats)
+    row |= timed(run, device, repeats, ranks) | {"first_s": round(first, 2)}
     row["communication_ms"] = round(communication(size, ranks, device, repeats), 3)
     row["entries_per_s"] = round(1e3 * row["batch"] / row["ms"], 2)
     return row
@@ -232,7 +252,7 @@ def update_variance(ranks: Ranks, device: torch.device) -> dict[str, Any]:
         optimizer = Recorder(model.parameters())
         run = PrivateRun(
             model, lambda out, y: out.square().mean(1) - y, optimizer, plan, data, noise=noise, run_key=KEY,
-            options=EngineOptions(device=device.type),
+            options=EngineOptions(device=device.type), ranks=ranks,
         )  # fmt: skip
         for step in range(plan.steps):
             everybody = run._sampler.draw(step)
@@ -300,68 +320,114 @@ def large(size: str, ranks: Ranks, device: torch.device) -> dict[str, Any]:
 
     row = {"cell": "large", "parameters": count, "batch": batch * ranks.world, "precision": "fp32"}
     row["state_gb"] = round(16 * count / 2**30, 2)  # weights, gradient, two moments of four bytes
-    row |= timed(run, device, 4 if device.type == "cuda" else 2)
+    row |= timed(run, device, 4 if device.type == "cuda" else 2, ranks)
     row["finite_norms"] = bool(np.isfinite(norms).all())
     return row
 
 
-def work_of(arguments: argparse.Namespace) -> list[tuple[str, Callable[[Ranks, torch.device], dict[str, Any]]]]:
-    """(name, act) of every cell; what matters most comes first."""
-    found: list[Any] = [("variance", update_variance)]
+def work_of(arguments: argparse.Namespace, device: torch.device) -> list[tuple[str, Any, Any]]:
+    """(name, what every process prepares, act) of every cell; what matters most comes first."""
+    small = arguments.small
+
+    def varied(ranks: Ranks) -> dict[str, Any]:
+        return update_variance(ranks, device)
+
+    def cut(ranks: Ranks) -> dict[str, Any]:
+        STEPS.clear()
+        return large("small" if small else "full", ranks, device)
+
+    found: list[Any] = [("variance", None, varied), ("large", None, cut)]
     for kind in ("weak", "strong"):
-        for name, work in (SMALL if arguments.small else FULL).items():
-            act = lambda ranks, device, n=name, w=work, k=kind: speed(n, w, k, ranks, device, not arguments.small)  # noqa: E731
-            found.append((f"{name}-{kind}", act))
-    act = lambda ranks, device: large("small" if arguments.small else "full", ranks, device)  # noqa: E731
-    found.insert(4, ("large", act))
+        for name, work in (SMALL if small else FULL).items():
+
+            def ready(name: str = name, work: Workload = work) -> None:
+                compiled_sums(name, work, work.batch, device, not small)
+
+            def act(ranks: Ranks, name: str = name, work: Workload = work, kind: str = kind) -> dict[str, Any]:
+                return speed(name, work, kind, ranks, device, not small)
+
+            found.append((f"{name}-{kind}", ready if kind == "weak" else None, act))
+    return found
+
+
+def parts_of(whole: Ranks, worlds: list[int]) -> dict[int, Ranks]:
+    """Groups of the first 1, 2, 4, ... processes."""
+    found = {}
+    for world in worlds:
+        if world == 1:
+            found[world] = Ranks()
+        elif world == whole.world:
+            found[world] = whole
+        else:
+            members = list(range(world))
+            group, messages = dist.new_group(members), dist.new_group(members, backend="gloo")
+            found[world] = Ranks(group, messages) if whole.rank < world else Ranks()
     return found
 
 
 def process(arguments: argparse.Namespace) -> None:
-    """One process of one world size: all its cells."""
+    """One process: all cells that it has a part in."""
     name = "cpu" if arguments.small else "cuda"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    ranks = join(name)
-    device = torch.device(name)
+    whole, device = join(name), torch.device(name)
+    worlds = [int(world) for world in arguments.worlds.split(",")]
+    parts = parts_of(whole, worlds)
     known = arguments.rows.read_text().splitlines() if arguments.rows.exists() else []
-    done = {row["name"] for row in map(json.loads, known) if row["world"] == ranks.world and "error" not in row}
-    done = set(ranks.from_first(lambda: sorted(done)))
+    done = {(row["name"], row["world"]) for row in map(json.loads, known) if "error" not in row}
+    done = set(whole.from_first(lambda: sorted(done)))
     began = time.monotonic()
-    for cell, act in work_of(arguments):
-        alone = ranks.world == 1 and (cell.endswith("strong") or cell == "large")
-        stop = ranks.from_first(lambda: time.monotonic() - began > arguments.seconds)
-        if cell in done or arguments.only not in cell or alone or stop:
-            continue
-        try:
-            row = act(ranks, device)
-        except Exception as error:  # a cell that fails is a row that says so
-            traceback.print_exc()
-            row = {"cell": cell, "error": f"{type(error).__name__}: {error}"[:1500]}
-        peaks: list[Any] = [None] * ranks.world
-        if ranks.world > 1:
-            dist.all_gather_object(peaks, row)
-            failed = [other for other in peaks if "error" in other]
-            row = failed[0] if failed else {**row, "ms_by_process": [o["ms"] for o in peaks if "ms" in o]}
-            if "ms" in row:
-                row["ms"] = max(row["ms_by_process"])
-                row["entries_per_s"] = round(1e3 * row["batch"] / row["ms"], 2)
-        row |= {
-            "name": cell,
-            "world": ranks.world,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-            "backend": dist.get_backend() if dist.is_initialized() else "none",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "date": datetime.date.today().isoformat(),
-        }
-        if ranks.first:
-            with arguments.rows.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    for cell, ready, act in work_of(arguments, device):
+        for world in worlds:
+            # one process has nothing to divide; shards are shown on all devices
+            left_out = world == 1 if cell.endswith("strong") else cell == "large" and world != max(worlds)
+            left_out = left_out or (cell == "large" and world == 1)
+            late = whole.from_first(lambda: time.monotonic() - began > arguments.seconds)
+            if (cell, world) in done or arguments.only not in cell or left_out or late:
+                continue
+            row: dict[str, Any] = {}
+            try:
+                if ready is not None:
+                    ready()
+                if whole.rank < world:
+                    row = act(parts[world])
+            except Exception as error:  # a cell that fails is a row that says so
+                traceback.print_exc()
+                row = {"cell": cell, "error": f"{type(error).__name__}: {error}"[:1500]}
+            rows = [row]
+            if whole.world > 1:
+                rows = [{} for _ in range(whole.world)]
+                dist.all_gather_object(rows, row, group=whole._messages)
+            finish(arguments, whole, device, cell, world, rows)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
     leave()
+
+
+def finish(
+    arguments: argparse.Namespace, whole: Ranks, device: torch.device, cell: str, world: int, rows: list[dict[str, Any]]
+) -> None:
+    """Write the row of a cell: the slowest process counts."""
+    if not whole.first:
+        return
+    failed = [other for other in rows if "error" in other]
+    row = failed[0] if failed else rows[0]
+    times = [other["ms"] for other in rows if "ms" in other]
+    if times and not failed:
+        row = {**row, "ms": max(times), "ms_by_process": times}
+        row["entries_per_s"] = round(1e3 * row["batch"] / row["ms"], 2)
+    row |= {
+        "name": cell,
+        "world": world,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "backend": dist.get_backend() if world > 1 else "none",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+    with arguments.rows.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
 
 
 def main() -> None:
@@ -371,7 +437,7 @@ def main() -> None:
     parser.add_argument("--worlds", help="numbers of processes, for example 1,2; default: 1, 2, 4, 8 as devices allow")
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--only", default="", help="cells whose name contains this")
-    parser.add_argument("--seconds", type=float, default=1e9, help="a world starts no cell after this many seconds")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no cell after this many seconds")
     parser.add_argument("--report", action="store_true", help="write results.json and the page only")
     parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -381,13 +447,13 @@ def main() -> None:
         return
     if not arguments.report:
         most = 2 if arguments.small else torch.cuda.device_count()
-        worlds = [int(w) for w in arguments.worlds.split(",")] if arguments.worlds else [1, 2, 4, 8]
-        passed = ["--process", "--rows", str(arguments.rows), "--only", arguments.only]
+        worlds = arguments.worlds or ",".join(str(world) for world in (1, 2, 4, 8) if world <= most)
+        passed = ["--process", "--rows", str(arguments.rows), "--only", arguments.only, "--worlds", worlds]
         passed += ["--seconds", str(arguments.seconds)] + (["--small"] if arguments.small else [])
-        for world in [w for w in worlds if w <= most or arguments.worlds]:
-            start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-            environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-            subprocess.run([sys.executable, *start, __file__, *passed], check=False, env=environment)
+        largest = max(int(world) for world in worlds.split(","))
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(largest)]
+        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        subprocess.run([sys.executable, *start, __file__, *passed], check=False, env=environment)
     if arguments.rows == ROWS:
         from report import write
 
