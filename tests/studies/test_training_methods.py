@@ -111,3 +111,27 @@ def test_a_recipe_is_its_parts_and_parts_override_it() -> None:
     study = parse_study(STUDY + '\n[training]\nrecipe = "de-2022"\naugmentation = 8\n')
     assert study.training.views.views == 8 and study.training.averaged.decay == 0.999
     assert study.training.clip.normalise and study.training.clip.rule == "flat"
+
+
+def test_noised_activations_leave_with_their_price_for_vector_and_label(clinic: Clinic) -> None:
+    write(clinic, "", 'neuraldp = {variant = "one-shot", width = 4, label_epsilon = 1.0}')
+    text = clinic.study.read_text().replace("steps = 30", "steps = 1").replace('"individual"', '"contributor"')
+    clinic.study.write_text(text.replace("noise_multiplier = 1.5", "noise_multiplier = 0.5"))
+    with pytest.raises(InputError, match="at least"):
+        clinic.run()
+    assert clinic.spent() == 0
+    clinic.study.write_text(text)
+    release = clinic.run().release
+    worst = release.certificate.worst
+    assert worst.mu is None and {p.mechanism["mechanism"] for p in worst.parts} == {
+        "sampled-gaussian",
+        "randomised-response",
+    }
+    assert release.certificate.relation == "zero-out" and worst.replace_one_epsilon > worst.epsilon > 1.0
+    with Ledger.open(clinic.url) as ledger:
+        assert verify(release.path, ledger=ledger, second_opinions=1).ok
+    frame = pl.DataFrame({"pressure": [100.0], "sex": ["f"]})
+    assert 0 < confide.load(release.path).predict(frame)["probability"][0] < 1
+    clinic.study.write_text(text.replace('"one-shot"', '"trained"'))
+    with pytest.raises(InputError, match="not sound"):
+        clinic.run()

@@ -63,6 +63,8 @@ def exchanged(guarantee: Guarantee) -> Guarantee | None:
             fields |= {"mechanism": kind, "noise_multiplier": fields["noise_multiplier"] / 2}
         elif kind == "sampled-gaussian":
             fields |= {"mechanism": "replace-sampled-gaussian"}
+        elif kind == "randomised-response":
+            fields |= {"mechanism": kind}  # one true answer for another: the odds are the same
         else:
             return None
         try:

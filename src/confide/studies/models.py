@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,13 @@ def build_model(study: Study, *, inputs: tuple[int, ...], outputs: int, base: Pa
     import torch
 
     name, options = study.model.name, dict(study.model.options)
+    activations = study.training.activations
+    if activations is not None:
+        from confide.training.methods.neuraldp import FixedProjection, NeuralDPModel
+
+        first = FixedProjection(math.prod(inputs), activations.width, activations.projection)
+        plain = study.model_copy(update={"training": type(study.training)()})
+        return NeuralDPModel(first, build_model(plain, inputs=(activations.width,), outputs=outputs, base=base))
     if ":" not in name:
         from confide import nn
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from confide.accounting import Guarantee, Laplace
+from confide.accounting import Guarantee, Laplace, compose
 from confide.contributors import ContributorIndex
 from confide.data import Table
 from confide.errors import BudgetError, InputError, RunError
@@ -39,11 +39,12 @@ from confide.studies.measure import measure, paid_auroc, train_through
 from confide.studies.models import build_model, fixed_features, loss_for, probabilities, require_torch
 from confide.studies.predict import paid_temperature, predictor_of
 from confide.studies.prepare import Prepared, declared_counts, histogram_source, holdout_key, make_plan, prepare
-from confide.studies.training_section import methods_of, optimizer_of
+from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
 from confide.studies.write import assemble
 
 if TYPE_CHECKING:
     from confide.training import ContributorDataset, TrainingResult
+    from confide.training.methods import NeuralDP
 
 
 class Watcher(Protocol):
@@ -284,6 +285,8 @@ class _Run:
             )
             trainer.rehearse()  # model and loss are refused here, before anything is spent
         classes, class_of = classes_for(plan, self.prepared.train_index, self.prepared.budgets)
+        if (labels := self._labels_spent()) is not None:
+            classes = [compose([one, labels[1]]) for one in classes]
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         reservation = self._reserve(plan, classes, class_of, resume=resume, parameters=parameters)
         return self._train_and_release(plan, reservation.admitted, resume=resume)
@@ -439,6 +442,11 @@ class _Run:
             lines.append(
                 f"Held-out contributors spend epsilon {self.study.evaluation.metrics.epsilon:g} on metrics that leave."
             )
+        if (labels := self._labels_spent()) is not None:
+            lines.append(
+                f"Labels cost epsilon {labels[0].mechanism['epsilon']:g} on top: one of each person is told with odds "
+                "exp(epsilon) to 1."
+            )
         if (wanted := self.study.training.temperature) is not None:
             lines.append(
                 f"{100 * wanted.share:.0f}% of the others are kept for the temperature and spend epsilon "
@@ -503,6 +511,8 @@ class _Run:
         spent: list[tuple[Spent, Guarantee]] = []
         if self.state.paid_histogram is not None:
             spent.append(self._histogram_spent())
+        if (labels := self._labels_spent()) is not None:
+            spent.append(labels)
         self.watcher.say("evaluating on held-out contributors")
         model, temperature = self._predictor(plan, model, result)
         scores = probabilities(model, self.prepared.inputs[self.prepared.held_out], outputs=self.outputs)
@@ -683,7 +693,10 @@ class _Run:
         privacy = study.privacy
         # noise and every class's clip are in units of the clip norm, so a candidate may change it at the same price
         plan = dataclasses.replace(plan, clip_norm=privacy.clip_norm)
-        optimizer = optimizer_of(study, model.parameters(), plan)
+        noised = neuraldp_of(study)
+        optimizer = optimizer_of(study, (model if noised is None else model.head).parameters(), plan)
+        if noised is not None:
+            return self._neuraldp(model, optimizer, plan, noised, admitted, checkpoint, resume, on_start)
         options: dict[str, Any] = {"device": self.device}
         if self.study.engine.physical_batch is not None:
             options["physical_batch"] = self.study.engine.physical_batch
@@ -710,6 +723,49 @@ class _Run:
             methods=methods_of(study, self.declared),
             **randomness,
         )
+
+    def _neuraldp(
+        self,
+        model: Any,
+        optimizer: Any,
+        plan: Plan,
+        settings: NeuralDP,
+        admitted: Any,
+        checkpoint: Path | None,
+        resume: bool,
+        on_start: Any,
+    ) -> Any:
+        """A run that noises activations once for every person instead of gradients in every step."""
+        from confide.training.methods import NeuralDPRun
+
+        if self.lead.several:
+            raise InputError("NeuralDP trains its head in one process", where="torchrun", expected="one process")
+        return NeuralDPRun(
+            model,
+            optimizer,
+            plan,
+            self.dataset,
+            settings,
+            classes=max(self.outputs, 2),
+            admitted=admitted,
+            checkpoint=checkpoint,
+            resume=resume,
+            on_start=on_start,
+            progress=lambda done, _total: self.watcher.step(done),
+            seed=self.study.privacy.seed,
+            noise="secure" if self.study.privacy.noise == "secure" else "default",
+        )
+
+    def _labels_spent(self) -> tuple[Spent, Guarantee] | None:
+        """What randomised response on the labels costs, where a study releases activations."""
+        noised = neuraldp_of(self.study)
+        cost = None if noised is None else noised.label_mechanism()
+        if cost is None:
+            return None
+        spent = Spent(
+            what="label of one entry, by randomised response", mechanism=cost.to_dict(), who="every contributor"
+        )
+        return spent, cost.guarantee()
 
     def _predictor(self, plan: Plan, model: Any, result: TrainingResult) -> tuple[Any, list[Any]]:
         """The model that leaves: with its snapshots, and a temperature that validation contributors paid for."""

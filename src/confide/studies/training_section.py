@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from confide.errors import InputError
 from confide.planning import Plan, QuantileClipping
@@ -22,6 +22,7 @@ from confide.studies.section import Section
 if TYPE_CHECKING:
     from confide.studies.file import Study
     from confide.training import Methods
+    from confide.training.methods import NeuralDP
 
 RECIPES = ("de-2022",)
 
@@ -81,6 +82,16 @@ class Temperature(Section):
     share: float = Field(default=0.15, gt=0, lt=1)
 
 
+class Activations(Section):
+    """``neuraldp = "one-shot"``: noised activations of a fixed first part instead of noised gradients."""
+
+    variant: Literal["one-shot", "fresh", "trained", "reused"] = "one-shot"
+    width: int = Field(default=16, ge=1)
+    label_epsilon: float | Literal["public"] = 1.0
+    epochs: int = Field(default=200, ge=1)
+    projection: int = Field(default=0, ge=0)
+
+
 class TrainingSection(Section):
     """``[training]``: methods of a run; left out, a run makes plain steps."""
 
@@ -91,6 +102,23 @@ class TrainingSection(Section):
     sharpness: Literal["bias-aware", "previous"] | Sharpness | None = None
     snapshots: Annotated[int, Field(ge=1)] | Kept | None = None
     temperature: Temperature | None = None
+    neuraldp: Literal["one-shot", "fresh", "trained", "reused"] | Activations | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> TrainingSection:
+        others = [
+            name
+            for name in ("recipe", "augmentation", "averaging", "clipping", "sharpness", "snapshots")
+            if getattr(self, name) is not None
+        ]
+        if self.neuraldp is not None and others:
+            raise ValueError(f"neuraldp noises activations, not gradients: {', '.join(others)} has nothing to act on")
+        return self
+
+    @property
+    def activations(self) -> Activations | None:
+        """Noised activations instead of noised gradients."""
+        return Activations(variant=self.neuraldp) if isinstance(self.neuraldp, str) else self.neuraldp
 
     @property
     def views(self) -> Views | None:
@@ -171,6 +199,18 @@ def methods_of(study: Study, base: Path) -> Methods:
     )
 
 
+def neuraldp_of(study: Study) -> NeuralDP | None:
+    """Return how a study noises activations, or None; an unsound variant is refused here."""
+    section = study.training.activations
+    if section is None:
+        return None
+    from confide.training.methods import NeuralDP
+
+    values = section.model_dump()
+    values["label_epsilon"] = None if section.label_epsilon == "public" else section.label_epsilon
+    return NeuralDP(**values)
+
+
 def optimizer_of(study: Study, parameters: Any, plan: Plan) -> Any:
     """Return the study's optimiser; Langevin steps get the public number of records unless the study names one.
 
@@ -209,6 +249,8 @@ def plan_options(study: Study) -> dict[str, Any]:
         out["clipping"] = QuantileClipping(found.quantile, found.share, found.rate)
     if study.privacy.correlation is not None:
         out["correlation"] = study.privacy.correlation
+    if study.training.neuraldp is not None:
+        out["relation"] = "zero-out"  # who takes part is shown
     return out
 
 

@@ -140,6 +140,11 @@ def assumed_public(study: Study, plan: Plan, feature_names: Sequence[str] = ()) 
     add("model and its initial weights", {"name": study.model.name, "options": study.model.options})
     add("optimizer", {"name": study.optimizer.name, "lr": study.optimizer.lr, "options": study.optimizer.options})
     facts += search.facts(study)
+    activations = study.training.activations
+    if activations is not None:
+        add("who takes part", "every contributor whose id is in the data: each gives one noised vector")
+        if activations.label_epsilon == "public":
+            add("labels", "of the entries that were chosen")
     chosen = study.training.model_dump(exclude_none=True)
     if chosen:
         add("methods of training", chosen)

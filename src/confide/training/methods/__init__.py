@@ -12,6 +12,7 @@ from confide.training.methods.clipping import Clipping
 from confide.training.methods.complex_noise import complex_state, realify
 from confide.training.methods.langevin import SGLD, natural_temperature
 from confide.training.methods.matrix_noise import MatrixNoise
+from confide.training.methods.neuraldp import NeuralDP, NeuralDPModel, NeuralDPRun
 
 __all__ = [
     "SGLD",
@@ -21,6 +22,9 @@ __all__ = [
     "Clipping",
     "MatrixNoise",
     "Methods",
+    "NeuralDP",
+    "NeuralDPModel",
+    "NeuralDPRun",
     "PreviousDirection",
     "ShiftFlip",
     "Snapshots",

@@ -87,7 +87,7 @@ def realify(model: nn.Module) -> nn.Module:
             frozen = not value.requires_grad
             parametrize.register_parametrization(module, name, _Pair())
             if frozen:
-                module.parametrizations[name].requires_grad_(False)  # type: ignore[union-attr,index]
+                module.parametrizations[name].requires_grad_(False)
     return model
 
 
