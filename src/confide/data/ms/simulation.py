@@ -30,10 +30,10 @@ COEFFICIENTS = {
         "variance of the frailty": 0.5,
     },
     "progression": {
-        "intercept": -2.6,  # log of the yearly hazard, woman of 40 with EDSS 2
-        "age, per 10 years above 40": 0.30,
-        "man": 0.35,
-        "EDSS, per point above 2": 0.15,
+        "intercept": -2.8,  # log of the yearly hazard, woman of 40 with EDSS 2
+        "age, per 10 years above 40": 0.50,
+        "man": 0.40,
+        "EDSS, per point above 2": 0.30,
     },
 }
 _END = datetime.date(2022, 12, 31)
@@ -172,7 +172,7 @@ def _course(
         seen = (
             level
             + (1.0 if any(0 <= day - r < 60 for r in relapses) else 0.0)
-            + rng.choice([-0.5, 0, 0.5], p=[0.1, 0.8, 0.1])
+            + rng.choice([-0.5, 0, 0.5], p=[0.06, 0.88, 0.06])
         )
         edss = float(np.clip(np.round(2 * seen) / 2, 0, 9.5))
         visits.append((day, None if rng.random() < 0.08 else edss))
