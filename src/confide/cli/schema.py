@@ -28,15 +28,29 @@ def draft(
     from confide.synthesis.draft import draft_synthesis
 
     _free(output, force)
-    text, looked = draft_synthesis(table, contributor=contributor, time=time)
+    text, looked = draft_synthesis(table, contributor=contributor, time=time, home=output.parent)
     write_atomic(output, text)
     typer.echo(f"Wrote {output}.\n")
     typer.echo(
         "This draft was made by LOOKING AT THE DATA. Each value below must be replaced or confirmed from public\n"
         "knowledge before anything is synthesised; what only the data tell is a leak that no guarantee covers:\n"
     )
-    for line in looked:
+    for line in _by_column(looked):
         typer.echo(f"  [ ] {line}")
+    typer.echo(
+        f"\nNext: look through {output}, correct bounds and categories, then one of\n"
+        f"  confide schema confirm {output}     # value by value: is this public knowledge?\n"
+        f"  confide schema estimate {output}    # learn bounds, categories and caps privately instead; costs epsilon"
+    )
+
+
+def _by_column(looked: list[str]) -> list[str]:
+    """Join what was read from one column into one line."""
+    joined: dict[str, list[str]] = {}
+    for line in looked:
+        name, _, what = line.partition(": ")
+        joined.setdefault(name, []).append(what)
+    return [f"{name}: {'; '.join(whats)}" for name, whats in joined.items()]
 
 
 @schema_app.command("estimate")

@@ -161,7 +161,11 @@ def summary_lines(figures: TableFigures) -> list[str]:
         lines.append(f"rule violations in the synthetic tables: {broken}")
     for game in figures.audit:
         lines.append(
-            f"membership game: epsilon at least {game.epsilon_lower:.2f} proven, {game.claimed:.2f} claimed "
-            f"({game.runs} runs could show at most {game.largest_possible:.2f})"
+            f"membership game: epsilon at least {game.epsilon_lower:.2f} proven, {game.claimed:.2f} claimed; "
+            + (
+                "no evidence of a false claim, and no proof of a true one"
+                if (game.largest_possible or 0.0) > (game.claimed or 0.0)
+                else f"{game.runs} runs are too few to contradict it (give --refits 200)"
+            )
         )
     return lines

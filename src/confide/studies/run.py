@@ -112,8 +112,10 @@ class Outcome:
     paths: dict[str, Path] = field(default_factory=dict)
 
 
-def refuse_unconfirmed(text: str, *, where: str) -> None:
+def refuse_unconfirmed(text: str, *, where: str, otherwise: str = "--rehearse runs without") -> None:
     """Refuse a drafted study in which values read from the data still wait to be confirmed as public knowledge.
+
+    `otherwise` is said at the end of the remedy.
 
     Raises
     ------
@@ -127,7 +129,7 @@ def refuse_unconfirmed(text: str, *, where: str) -> None:
             f"{len(lines)} values of this draft were read from the data and nobody has confirmed them",
             where=f"{where}, lines {shown}",
             expected="values that are public knowledge; one that only the data tell is a leak that no guarantee covers",
-            remedy="replace or confirm each value, then remove its CONFIRM mark (--rehearse runs without)",
+            remedy=f"replace or confirm each value, then remove its CONFIRM mark ({otherwise})",
         )
 
 

@@ -130,7 +130,9 @@ def run_synthesis(
     from confide.studies.synthesis_write import write_tables
 
     study, text = load_synthesis(path)
-    refuse_unconfirmed(text, where=str(path))
+    refuse_unconfirmed(
+        text, where=str(path), otherwise=f"confide schema confirm {path}, or confide schema estimate {path}"
+    )
     study.check_useful()
     base = path.parent
     plan, levels = plan_of(study)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,9 @@ CATEGORIES_AT_MOST = 20
 MARK = "# CONFIRM:"
 
 
-def draft_synthesis(table: Path, *, contributor: str, time: str | None) -> tuple[str, list[str]]:
+def draft_synthesis(
+    table: Path, *, contributor: str, time: str | None, home: Path | None = None
+) -> tuple[str, list[str]]:
     """Return the text of a study file and one line for each value taken from the data.
 
     Parameters
@@ -32,6 +35,8 @@ def draft_synthesis(table: Path, *, contributor: str, time: str | None) -> tuple
         Column of patient ids.
     time : str, optional
         Column that orders a patient's visits.
+    home : Path, optional
+        Folder of the study file, which its sources start from; default that of the table.
 
     Raises
     ------
@@ -71,7 +76,8 @@ def draft_synthesis(table: Path, *, contributor: str, time: str | None) -> tuple
         section = "patients" if fixed else "visits"
         lines = [f"[{section}.columns.{_key(name)}]", *_column(name, text, looked, never_missing=name == time)]
         (static if fixed else moving).append("\n".join(lines) + "\n")
-    return _file(table, contributor, time, whose, static, moving, looked), looked
+    place = os.path.relpath(table, home) if home is not None else table.name
+    return _file(table, place, contributor, time, whose, static, moving, looked), looked
 
 
 def _key(name: str) -> str:
@@ -80,6 +86,7 @@ def _key(name: str) -> str:
 
 def _file(
     table: Path,
+    place: str,
     contributor: str,
     time: str | None,
     whose: pl.Series,
@@ -88,7 +95,7 @@ def _file(
     looked: list[str],
 ) -> str:
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in table.stem).lstrip("._-") or "tables"
-    source = [f"source = {json.dumps(table.name)}", f"contributor = {json.dumps(contributor)}"]
+    source = [f"source = {json.dumps(place)}", f"contributor = {json.dumps(contributor)}"]
     blocks = [
         "# Drafted by LOOKING AT THE DATA. Every value marked CONFIRM was read from it: state that it is public",
         "# knowledge by removing the mark, replace it, or let `confide schema estimate` learn it privately.",
