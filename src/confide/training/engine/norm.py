@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -18,12 +19,19 @@ from confide.training.engine.registry import register
 from confide.training.engine.tape import Call, Rows
 
 Normalise = Callable[[Tensor], Tensor]
+# Mean and 1 / standard deviation of each record and group, by the very operation that the forward pass ran.
+Statistics = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def _channel_gradient(
-    saved: tuple[Tensor, ...], grads: tuple[Tensor, ...], wanted: frozenset[str], *, normalise: Normalise
+    saved: tuple[Tensor, ...],
+    grads: tuple[Tensor, ...],
+    wanted: frozenset[str],
+    *,
+    normalise: Normalise,
+    statistics: Statistics | None = None,
 ) -> Mapping[str, Tensor | Rows]:
-    """(units, records, channels, ...): parameters along channels."""
+    """(units, records, channels, ...): parameters along channels; `statistics` is for the fast engine."""
     a, g = saved[0], grads[0]
     out: dict[str, Tensor | Rows] = {}
     if "weight" in wanted:
@@ -65,7 +73,15 @@ def group_norm(call: Call, module: nn.GroupNorm, input: Tensor) -> Tensor:
     def normalise(value: Tensor) -> Tensor:
         return F.group_norm(value, module.num_groups, eps=module.eps)
 
-    gradient = partial(_channel_gradient, normalise=normalise)
+    def statistics(value: Tensor) -> tuple[Tensor, Tensor]:
+        value = value if value.device.type == "cpu" else value.contiguous()
+        count, channels = value.shape[:2]
+        area = value[0, 0].numel()
+        weight, bias = _detached(module)
+        found = torch.native_group_norm(value, weight, bias, count, channels, area, module.num_groups, module.eps)
+        return found[1], found[2]
+
+    gradient = partial(_channel_gradient, normalise=normalise, statistics=statistics)
     call.record((tap,), (input,), gradient, {"weight": module.weight, "bias": module.bias}, axis=0)
     return out
 

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from confide.training.dataset import call_model
+from confide.training.engine.fast import graph as passes
 from confide.training.engine.fast.blocks import Blocks, Part
 from confide.training.engine.fast.engine import FastClippingEngine
 
@@ -86,7 +86,7 @@ class CompiledStep:
         key = (each, tree, *((value.shape, value.dtype) for value in flat))
         if key not in self._made:
             self._made[key] = self._make(flat, tree, each)
-        *sums, norms, factors, losses = self._made[key](*self.engine.parameters, *flat)
+        losses, *sums, norms, factors = self._made[key](*self.engine.parameters, *flat)
         return StepSums(sums, norms, factors, losses)
 
     @staticmethod
@@ -107,13 +107,13 @@ class CompiledStep:
                 losses = self.loss(call_model(engine.model, inputs), targets)
             blocks = Blocks(units, len(clips), each, () if each is None else (Part(None, each, None),))
             sums, norms, factors = engine.sums(losses, weights.to(losses.dtype), blocks, clips)
-            return [*sums, norms, factors, losses.detach()]
+            return [losses.detach(), *sums, norms, factors]
 
-        graph = make_fx(step)(*engine.parameters, *flat)
-        graph.graph = fx_graph_cse(graph.graph)
-        if self.compiler and flat[0].device.type == "cuda":
-            _keep_channels_last(graph.graph)
-        graph.recompile()
+        graph = passes.simplify(make_fx(step)(*engine.parameters, *flat))
+        if flat[0].device.type == "cuda":
+            graph = passes.channels_last(graph)
+        graph = passes.simplify(passes.decompose(graph, [*engine.parameters, *flat]))
+        graph = passes.recompute(graph, skip + len(tree_flatten(tree_unflatten(flat, tree)[:2])[0]))
         made: Callable[..., Any] = torch.compile(graph, dynamic=False, fullgraph=True) if self.compiler else graph
 
         def call(*values: Tensor) -> Any:
@@ -121,21 +121,6 @@ class CompiledStep:
                 return made(*values)
 
         return call
-
-
-def _keep_channels_last(graph: torch.fx.Graph) -> None:
-    """Drop the copies to channels-first that eager group normalisation makes on CUDA; the compiler's needs none."""
-    aten = torch.ops.aten
-    norms = (aten.native_group_norm.default, aten.native_group_norm_backward.default)
-    for node in list(graph.nodes):
-        if node.target == aten.view.default:
-            node.target = aten.reshape.default  # a view of the copy may not be one of the original
-        if node.target == aten.clone.default and node.kwargs.get("memory_format") == torch.contiguous_format:
-            for user in list(node.users):
-                if user.target in norms:
-                    user.replace_input_with(node, node.args[0])
-    graph.eliminate_dead_code()
-    graph.lint()
 
 
 def padded(

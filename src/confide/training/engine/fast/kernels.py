@@ -58,7 +58,10 @@ def convolution_gradients(
         return convolution_by_entry(inputs, grads, blocks, shape, settings, records).permute(0, 1, 3, 4, 2)
     window = [*_pair(settings["stride"]), *_pair(settings["padding"]), *_pair(settings["dilation"])]
     inputs, grads = _last(inputs), _last(grads)  # outside of the operator, so that a compiler can fuse the copies
-    found: Tensor = torch.ops.confide.unit_convolution(inputs, grads, blocks.offsets * records, list(shape), window)
+    largest = (blocks.each or len(blocks.units)) * records
+    found: Tensor = torch.ops.confide.unit_convolution(
+        inputs, grads, blocks.offsets * records, list(shape), window, largest
+    )
     return found.reshape(blocks.count, shape[0], shape[2], shape[3], shape[1])
 
 
@@ -81,10 +84,20 @@ def convolution_by_entry(
 
 def linear_gradients(inputs: Tensor, grads: Tensor, blocks: Blocks) -> Tensor:
     """Return gradients (units, p, d) of ragged units from inputs (entries, rows, d) and grads (entries, rows, p)."""
-    if _triton is not None and inputs.device.type == "cuda" and inputs.dtype != torch.float64:
-        image = inputs.transpose(1, 2).unsqueeze(-1)
-        change = grads.transpose(1, 2).unsqueeze(-1)
-        shape = [grads.shape[-1], inputs.shape[-1], 1, 1]
-        found: Tensor = torch.ops.confide.unit_convolution(image, change, blocks.offsets, shape, [1, 1, 0, 0, 1, 1])
-        return found.reshape(blocks.count, shape[0], shape[1])
-    return blocks.sums(torch.bmm(grads.transpose(1, 2), inputs))
+    if _triton is None or inputs.device.type != "cuda" or inputs.dtype == torch.float64:
+        return blocks.sums(torch.bmm(grads.transpose(1, 2), inputs))
+    rows, width, out = inputs.shape[1], inputs.shape[-1], grads.shape[-1]
+    found: Tensor
+    if inputs.dtype == grads.dtype == torch.bfloat16 and width % 8 == 0 and out % 8 == 0 and _grouped(inputs.device):
+        flat = inputs.reshape(-1, width), grads.reshape(-1, out)
+        found = torch.ops.confide.unit_products(*flat, blocks.offsets * rows)
+    else:
+        image, change = (value.transpose(1, 2).unsqueeze(-1) for value in (inputs, grads))
+        window, largest = [1, 1, 0, 0, 1, 1], blocks.each or len(blocks.units)
+        found = torch.ops.confide.unit_convolution(image, change, blocks.offsets, [out, width, 1, 1], window, largest)
+    return found.reshape(blocks.count, out, width)
+
+
+def _grouped(device: torch.device) -> bool:
+    """True where PyTorch's grouped matrix product runs (Hopper and later)."""
+    return hasattr(torch, "_grouped_mm") and torch.cuda.get_device_capability(device)[0] >= 9

@@ -119,6 +119,29 @@ def _by_entry(use: Use) -> dict[str, Piece]:
     return out
 
 
+def _channels(use: Use) -> dict[str, Piece]:
+    """Scale and shift along channels, in the words of the backward pass of group normalisation (see graph.py)."""
+    gradient = use.site.gradient
+    assert isinstance(gradient, partial)
+    statistics = gradient.keywords.get("statistics")
+    if statistics is None or use.grad.dim() < 4:
+        return _by_entry(use)
+    x, g = use.wide(use.inputs[0].flatten(0, 1)), use.wide(use.grad.flatten(0, 1))
+    count, channels = x.shape[:2]
+    shift = g.reshape(count, channels, -1).sum(dim=[2])
+    each = {"bias": shift}
+    if "weight" in use.site.parameters:
+        inner = torch.mul(g, x).reshape(count, channels, -1).sum(dim=[2])
+        mean, rate = (v.reshape(count, -1, 1) for v in statistics(x))
+        grouped = (count, mean.shape[1], -1)
+        each["weight"] = ((inner.reshape(grouped) - shift.reshape(grouped) * mean) * rate).reshape(count, channels)
+    out: dict[str, Piece] = {}
+    for name, value in each.items():
+        if name in use.site.parameters:
+            out[name] = use.kept(use.blocks.sums(value.reshape(len(use.grad), -1, channels).sum(1)))
+    return out
+
+
 def _embedding(use: Use) -> dict[str, Piece]:
     found = use.site.gradient(use.inputs, (use.grad,), frozenset({"weight"}))["weight"]
     assert isinstance(found, Rows)
@@ -132,7 +155,7 @@ _HANDLERS: dict[Any, Handler] = {
     conv._conv_gradient: _convolution,
     embedding._gradient: _embedding,
     embedding._bag_gradient: _embedding,
-    norm._channel_gradient: _by_entry,
+    norm._channel_gradient: _channels,
     norm._trailing_gradient: _by_entry,
     attention._bias_rows: _by_entry,
 }

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from confide.training.engine.fast import kernels
 from confide.training.engine.fast.arithmetic import Arithmetic, squares
 from confide.training.engine.fast.blocks import Blocks
 
@@ -63,6 +64,8 @@ class Kept:
             if bool((weights == 0).any()):
                 values = drop(values, weights)
             return self._turned(torch.mv(values.t(), weights.to(wide)).reshape(self.shape))
+        if values.device.type == "cuda" and wide == torch.float32 and kernels._triton is not None:
+            return self._turned(torch.ops.confide.weighted_sum(values, weights).reshape(self.shape))
         scaled = drop(values, weights).to(wide) * weights.to(wide)[:, None]
         return self._turned(scaled.sum(0).reshape(self.shape))
 
