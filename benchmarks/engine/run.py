@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
+import itertools
 import json
 import os
 import platform
@@ -32,7 +33,9 @@ sys.path[:0] = [str(HERE), str(ROOT / "src")]
 from workloads import CPU, GPU, WORKLOADS, units_of  # noqa: E402
 
 ROWS, RESULTS = ROOT / "build" / "engine" / "rows.jsonl", HERE / "results.json"
-NOISE, CLIP, RATE, CHUNK = 1.0, 1.0, 0.01, 2**23
+NOISE, CLIP, RATE = 1.0, 1.0, 0.01
+# On a CPU the noise costs as much as the step of a small net: it is timed apart (`noise_ms`).
+NOISY = False
 KINDS = ("4", "nih", "1")
 
 
@@ -97,49 +100,81 @@ def plain_step(model: Any, work: Any, x: Any, y: Any, precision: str, compiled: 
     return step
 
 
-def update(parameters: list[Any], sums: list[Any], denominator: float) -> None:
-    """Add the noise once, in chunks, and move; sums are given back to the allocator on the way."""
-    with torch.no_grad():
-        while sums:
-            group, chosen, size = [], [], 0
-            while sums and (not group or size + sums[-1].numel() <= CHUNK):
-                group.append(sums.pop())
-                chosen.append(parameters[len(sums)])
-                size += group[-1].numel()
-            noise = torch.randn(size, device=group[0].device).split([g.numel() for g in group])
-            noise = [n.view(g.shape) for n, g in zip(noise, group, strict=True)]
-            torch._foreach_add_(group, noise, alpha=NOISE * CLIP)
-            torch._foreach_add_(chosen, group, alpha=-RATE / denominator)
+def graphed(step: Callable[[], None]) -> Callable[[], None]:
+    """The same step recorded once and replayed (a CUDA graph)."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def mover(parameters: list[Any]) -> Callable[[list[Any], float], None]:
+    """Noise as `PrivateRun` draws it (on a GPU by ChaCha20 on the device), then SGD."""
+    from confide.training.device_noise import add_noise
+    from confide.training.noise import keyed_noise
+
+    optimizer, made = torch.optim.SGD(parameters, lr=RATE), itertools.count()
+
+    def move(sums: list[Any], denominator: float) -> None:
+        step = next(made)
+        with torch.no_grad():
+            if sums[0].device.type == "cuda":
+                add_noise(sums, step.to_bytes(32, "little"), scale=NOISE * CLIP, denominator=denominator)
+            elif NOISY:
+                flat = torch.cat([g.reshape(-1) for g in sums]).numpy()
+                source = keyed_noise("default", bytes(32), step)
+                noisy = torch.from_numpy(source.add_normal(flat, scale=NOISE * CLIP)).float().div_(denominator)
+                parts = noisy.split([g.numel() for g in sums])
+                sums = [part.view(g.shape) for part, g in zip(parts, sums, strict=True)]
+            else:
+                torch._foreach_div_(sums, denominator)
+        for value, grad in zip(parameters, sums, strict=True):
+            value.grad = grad.to(value.dtype).view(value.shape)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return move
 
 
 def ours(model: Any, work: Any, x: Any, y: Any, kind: str, engine_name: str, precision: str, compiled: bool) -> Any:
     """One private step of this library: noise and update included."""
     from confide.training import ClippingEngine, EngineOptions
     from confide.training.engine.fast.compiled import CompiledStep
+    from confide.training.engine.fast.whole import precise
 
     engine: Any = ClippingEngine(model, EngineOptions(physical_batch=len(x), device=x.device.type, engine=engine_name))
     unit = units_of(kind, len(x))
     count = int(unit[-1]) + 1
     weight = 1.0 / np.bincount(unit)[unit]
     if not compiled:
-        clips = np.full(count, CLIP)
+        clips, move = np.full(count, CLIP), mover(engine.parameters)
 
         def eager() -> None:
             with engine.capture():
                 losses = work.loss(model(x), y)
             engine.add(losses, unit, weight, clips)
-            update(engine.parameters, [g.to(torch.float32) for g in engine.take().gradients], count)
+            move([g.to(torch.float32) for g in engine.take().gradients], count)
 
         return eager
     each = None if kind == "nih" else int(kind)
+    move = mover(engine.parameters)
     step = CompiledStep(engine, work.loss, autocast=torch.bfloat16 if precision == "bf16" else None)
     units = torch.as_tensor(unit, device=x.device)
     weights = torch.as_tensor(weight, dtype=torch.float32, device=x.device)
     limits = torch.full((count,), CLIP, dtype=torch.float64, device=x.device)
 
     def private() -> None:
-        update(engine.parameters, step.run(x, y, units, weights, limits, each).gradients, count)
+        with precise(precision):
+            found = step.run(x, y, units, weights, limits, each)
+        move(found.gradients, count)
 
+    private.record = step.record  # type: ignore[attr-defined]
     return private
 
 
@@ -161,7 +196,8 @@ def vmap_step(model: Any, work: Any, x: Any, y: Any, kind: str, compiled: bool) 
         return {name: torch.einsum("b,b...->...", factor, g) for name, g in found.items()}
 
     run = torch.compile(clipped, dynamic=False) if compiled else clipped
-    return lambda: update(list(parameters.values()), list(run(parameters, xs, ys).values()), len(xs))
+    move = mover([torch.nn.Parameter(value) for value in parameters.values()])
+    return lambda: move(list(run(parameters, xs, ys).values()), len(xs))
 
 
 def opacus_step(model: Any, work: Any, x: Any, y: Any, mode: str) -> Any:
@@ -186,8 +222,10 @@ def opacus_step(model: Any, work: Any, x: Any, y: Any, mode: str) -> Any:
     return step
 
 
-def cell(workload: str, precision: str, engine: str, device_name: str) -> list[dict[str, Any]]:
-    """Run one cell; every row carries the twin's figures."""
+def cell(
+    workload: str, precision: str, engine: str, device_name: str, kinds: tuple[str, ...] = KINDS, warm: bool = False
+) -> list[dict[str, Any]]:
+    """Run one cell; every row carries the twin's figures. `warm` compiles only."""
     device, work = torch.device(device_name), WORKLOADS[workload]
     cuda = device.type == "cuda"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -201,9 +239,18 @@ def cell(workload: str, precision: str, engine: str, device_name: str) -> list[d
         return model.to(memory_format=torch.channels_last) if work.image else model
 
     x, y = work.data(device)
-    twin = measure(plain_step(fresh(), work, x, y, precision, compiled or cuda), device, repeats)
+    plain = plain_step(fresh(), work, x, y, precision, compiled or cuda)
+    if warm and "4" in kinds:
+        plain()
+    twin = {} if warm else measure(plain, device, repeats)
+    if cuda and not warm:
+        try:
+            twin["graph_ms"] = measure(graphed(plain), device, repeats)["ms"]
+        except RuntimeError as error:
+            print(f"no graph of the ordinary step: {error}"[:200], flush=True)
+    plain = None
     rows = []
-    for kind in KINDS if engine in ("fast", "exact") else ("4", "1") if engine.startswith("vmap") else ("1",):
+    for kind in kinds if engine in ("fast", "exact") else ("4", "1") if engine.startswith("vmap") else ("1",):
         torch._dynamo.reset()
         model = fresh()
         row = {"workload": workload, "precision": precision, "engine": engine, "contributors": kind, "batch": len(x)}
@@ -214,7 +261,13 @@ def cell(workload: str, precision: str, engine: str, device_name: str) -> list[d
                 step = vmap_step(model, work, x, y, kind, compiled)
             else:
                 step = opacus_step(model, work, x, y, engine)
+            if warm:
+                step()
+                continue
             row |= measure(step, device, repeats)
+            if hasattr(step, "record"):
+                step.record()
+                row["graph_ms"] = measure(step, device, repeats)["ms"]
         except Exception as error:  # a peer that fails is a row that says so
             row["error"] = f"{type(error).__name__}: {error}"[:2000]
         row |= {f"plain_{name}": value for name, value in twin.items()}
@@ -226,8 +279,30 @@ def cell(workload: str, precision: str, engine: str, device_name: str) -> list[d
         }
         rows.append(row)
         print(json.dumps({k: v for k, v in row.items() if k not in ("device", "torch", "date")}), flush=True)
+        if "noise_ms" not in twin and not cuda and engine in ("fast", "exact"):
+            source_values = np.zeros(sum(value.numel() for value in model.parameters()))
+            from confide.training.noise import keyed_noise
+
+            source = keyed_noise("default", bytes(32), 0)
+            start = time.process_time()
+            source.add_normal(source_values, scale=1.0)
+            row["noise_ms"] = round(1e3 * (time.process_time() - start), 3)
         step = model = None
     return rows
+
+
+def warm_up(arguments: argparse.Namespace, names: list[tuple[str, str, str]], kinds: tuple[str, ...]) -> None:
+    """Fill the compiler's cache, one process for every step, so that the timed processes start at once."""
+    command = [sys.executable, __file__, "--device", arguments.device, "--rows", os.devnull, "--warm"]
+    environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "4"}
+    chosen = [name for name in names if name[2] == "fast" and arguments.only in "-".join(name)]
+    running = [
+        subprocess.Popen([*command, "--kinds", kind, "--cell", *name], env=environment)
+        for name in chosen
+        for kind in kinds
+    ]
+    for process in running:
+        process.wait()
 
 
 def main() -> None:
@@ -238,11 +313,14 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no cell after this many seconds")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="units to time")
+    parser.add_argument("--warm", action="store_true", help="compile every cell first, all at the same time")
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     arguments.rows.parent.mkdir(parents=True, exist_ok=True)
+    kinds = tuple(arguments.kinds.split(","))
     if arguments.cell:
-        rows = cell(*arguments.cell, arguments.device)
+        rows = cell(*arguments.cell, arguments.device, kinds, arguments.warm)
         with arguments.rows.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         return
@@ -250,11 +328,13 @@ def main() -> None:
         known = arguments.rows.read_text().splitlines() if arguments.rows.exists() else []
         done = {(r["workload"], r["precision"], r["engine"]) for r in map(json.loads, known)}
         start = time.monotonic()
+        if arguments.warm:
+            warm_up(arguments, [name for name in cells(arguments.device) if name not in done], kinds)
         for name in cells(arguments.device):
             if name in done or arguments.only not in "-".join(name) or time.monotonic() - start > arguments.seconds:
                 continue
             command = [sys.executable, __file__, "--device", arguments.device, "--rows", str(arguments.rows)]
-            subprocess.run([*command, "--cell", *name], check=False, env=os.environ)
+            subprocess.run([*command, "--kinds", arguments.kinds, "--cell", *name], check=False, env=os.environ)
     if arguments.report:
         from report import write
 

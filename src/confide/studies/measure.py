@@ -257,7 +257,7 @@ def train_through(run: Any, model: Any) -> Any:
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         for batch in run:
-            run.step(run.loss(model(batch.inputs), batch.targets))
+            run.take(batch)
     return run.result()
 
 

@@ -551,6 +551,7 @@ class _Run:
             final_name=self.state.name,
             feature_names=table.feature_names,
             winner=winner,
+            arithmetic=result.arithmetic,
         )
         return self._commit(release)
 

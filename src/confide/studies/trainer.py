@@ -207,7 +207,7 @@ class Trainer:
             name=self.name,
             assumed_public=facts,
             testing_only=result.testing_only,
-            precision=str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            precision=result.arithmetic,
             ledger=receipt,
         )
         internal = result.internal

@@ -33,6 +33,7 @@ def assemble(
     final_name: str,
     feature_names: Sequence[str],
     winner: dict[str, Any] | None = None,
+    arithmetic: str | None = None,
 ) -> Release:
     """Write the release folder and the internal folder beside it, each in one atomic step."""
     weights = weights_of(model)
@@ -45,7 +46,7 @@ def assemble(
         evaluation=metrics,
         not_covered=not_covered(study),
         testing_only=testing_only,
-        precision=str(next(model.parameters()).dtype).removeprefix("torch."),
+        precision=arithmetic or str(next(model.parameters()).dtype).removeprefix("torch."),
         ledger=receipt,
     )
     figures = figures.model_copy(update={"guarantee": guarantee_sentence(certificate)})

@@ -14,7 +14,7 @@ import numpy as np
 from confide.errors import InputError, nearest
 from confide.mechanisms import NoiseSource, noise_for_step
 
-KINDS = ("default", "secure")
+KINDS = ("default", "device", "secure")
 
 
 def keyed_noise(kind: str, key: bytes, step: int) -> NoiseSource:
@@ -23,7 +23,8 @@ def keyed_noise(kind: str, key: bytes, step: int) -> NoiseSource:
     Parameters
     ----------
     kind : str
-        "default" (a generator with 256 secret bits), or "secure" (floating-point-safe and cryptographic, slower).
+        "default" (a generator with 256 secret bits), "device" (the same on the host; `PrivateRun` draws this one on the
+        device of the sums), or "secure" (floating-point-safe and cryptographic, slower).
     key : bytes
         Noise key of the step, 32 bytes.
     step : int

@@ -30,6 +30,8 @@ class TrainingResult:
         Where the clipping norm follows a quantile, ``clip_norm`` by step (from noisy counts alone, hence public).
     snapshots : tuple of dicts of tensors
         Trainable parameters at the chosen steps: covered by the plan as the last ones are.
+    arithmetic : str
+        Precision of the steps, what the clips gave up for it, and where the noise came from: for the certificate.
     """
 
     state_dict: dict[str, Tensor]
@@ -37,6 +39,7 @@ class TrainingResult:
     testing_only: bool
     internal: dict[str, Any]
     snapshots: tuple[dict[str, Tensor], ...] = ()
+    arithmetic: str = "float32"
 
     def __repr__(self) -> str:
         return f"TrainingResult(steps={self.steps}, testing_only={self.testing_only})"

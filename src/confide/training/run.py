@@ -38,6 +38,7 @@ from confide.planning import Plan
 from confide.training.assign import assign, check_optimizer, make_sampler
 from confide.training.checkpoint import read_checkpoint, write_checkpoint
 from confide.training.dataset import ContributorDataset, call_model, to_device
+from confide.training.device_noise import add_noise
 from confide.training.distributed import Ranks, Share, join
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import Chunk, chunks
@@ -46,6 +47,7 @@ from confide.training.methods.choice import MethodRun, Methods
 from confide.training.noise import keyed_noise
 from confide.training.rehearsal import ENTRIES, Example, Rehearsal, example_of, rehearse
 from confide.training.result import TrainingResult, empty_figures, keep_figures
+from confide.training.taking import Taking
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -94,8 +96,9 @@ class PrivateRun:
     scheduler : learning-rate scheduler, optional
         Stepped after every step; its state goes into the checkpoint.
     noise : str or NoiseSource
-        "default", "secure" (see `noise_seconds` for its cost), or a source of `confide.mechanisms` (then a resumed run
-        repeats the noise only if the source does).
+        "default" (on CUDA: "device"), "device" (ChaCha20 where the sum is, see `device_noise`), "secure" (on the host;
+        see `noise_seconds` for its cost), or a source of `confide.mechanisms` (then a resumed run repeats the noise
+        only if the source does).
     run_key : bytes, optional
         32 secret bytes; by default from the operating system. A key that is given marks the run "for testing only":
         two runs with one key share their noise.
@@ -173,6 +176,9 @@ class PrivateRun:
         self._noise = noise
         self._methods = MethodRun(methods or Methods(), plan, self.engine, loss)
         self._methods.methods.check(plan, optimizer, noise)
+        if noise == "default" and self._device.type == "cuda":
+            self._noise = "device"
+        self._taking = Taking()
         source = self._source(bytes(32), 0)
         # A key that the caller holds may have been used before, and equal keys give equal noise.
         self.testing_only = seed is not None or run_key is not None or source.testing_only
@@ -221,6 +227,8 @@ class PrivateRun:
         trial = Rehearsal(self.engine, self.loss, self._example, self._device)
         with trial.frozen():
             self._methods.rehearse(*trial.batch(ENTRIES), ENTRIES, self.optimizer)
+        if self._methods.aware is None:
+            self._taking.prepare(self.engine, self.loss, single=self.plan.clip_unit == "entry")
 
     def __iter__(self) -> Iterator[Batch]:
         self._ranks.together(self.rehearse)
@@ -248,6 +256,14 @@ class PrivateRun:
             self._methods.summed()
 
     def _batches(self, draw: Draw) -> Iterator[Batch]:
+        while True:
+            self._taking.again = False
+            yield from self._parts(draw)
+            if not self._taking.again:
+                return
+            self._seed_layers()  # the step begins anew, in smaller parts
+
+    def _parts(self, draw: Draw) -> Iterator[Batch]:
         size = self._methods.batch_size(draw, self.engine.physical_batch)
         parts = list(chunks(draw.units, size, single=not self.engine.isolates_entries))
         for number, chunk in enumerate(parts):
@@ -258,6 +274,8 @@ class PrivateRun:
             self._waiting = Batch(inputs, targets, self._keys.step, number == len(parts) - 1, chunk)
             self.engine.start_capture()
             yield self._waiting
+            if self._taking.again:
+                return
             self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
@@ -268,6 +286,30 @@ class PrivateRun:
                 expected="run.step(losses) once for every batch",
                 remedy="call run.step(losses) at the end of the loop's body",
             )
+
+    def take(self, batch: Batch) -> None:
+        """Compute and take the losses of a batch: as one compiled function where `EngineOptions` says so.
+
+        Where memory runs out the step begins anew with physical batches of half the size, with the same result.
+
+        Raises
+        ------
+        RunError
+            The device failed, or a single entry does not fit into memory.
+        """
+        draw, chunk = self._draw, batch.chunk
+        if self._waiting is not batch or draw is None:
+            raise self._no_batch()
+        clips = self._clips[draw.contributors[chunk.members]]
+        rows = batch.inputs, batch.targets, chunk.units, draw.weights[chunk.rows], clips
+        try:
+            if self._taking.add(self.engine, *rows, partial=chunk.partial):
+                self._waiting = None
+            else:
+                self.step(self.loss(call_model(self.model, batch.inputs), batch.targets))
+        except RuntimeError as error:
+            self._taking.recover(self.engine, len(batch), self._keys.step, error)
+            self._waiting = None
 
     def step(self, losses: Tensor) -> None:
         """Take the losses of the batch that the loop holds; with the last batch of a step the optimiser moves.
@@ -286,16 +328,19 @@ class PrivateRun:
         """
         batch, draw = self._waiting, self._draw
         if batch is None or draw is None:
-            raise InputError(
-                "there is no batch to take losses for",
-                where="run.step",
-                expected="run.step(losses) once for every batch of `for batch in run`",
-            )
+            raise self._no_batch()
         chunk = batch.chunk
         clips = self._clips[draw.contributors[chunk.members]]
         self.engine.stop_capture()
         self._methods.add(losses, batch.inputs, batch.targets, chunk, draw.weights[chunk.rows], clips)
         self._waiting = None
+
+    def _no_batch(self) -> InputError:
+        return InputError(
+            "there is no batch to take losses for",
+            where="run.step",
+            expected="run.step(losses) once for every batch of `for batch in run`",
+        )
 
     def _finish_step(self) -> None:
         """Noise, divide, move the optimiser: the same for full and for empty draws."""
@@ -336,7 +381,7 @@ class PrivateRun:
         """Once model and loss are rehearsed, before anything is written or drawn."""
 
     def _total(self, share: Share) -> ClippedSum:
-        return self._ranks.total(self.engine.take(), share, self._device)
+        return self._ranks.total(self.engine.take(native=self._ranks.world == 1), share, self._device)
 
     def _noise_and_divide(self, total: ClippedSum) -> None:
         if self._ranks.first:  # noise is added in one place, whatever the number of processes
@@ -348,6 +393,14 @@ class PrivateRun:
         return self.model.state_dict(), self.optimizer.state_dict()
 
     def _set_gradients(self, total: ClippedSum) -> None:
+        if self._noise == "device" and self.plan.correlation is None:
+            wide = all(value.dtype == torch.float64 for value in self.engine.parameters)
+            sums = [value.to(torch.float64 if wide else torch.float32).contiguous() for value in total.gradients]
+            key = self._keys.noise_key()
+            add_noise(sums, key, scale=self._methods.scale, denominator=self._methods.divisor)
+            for value, part in zip(self.engine.parameters, sums, strict=True):
+                value.grad = part.to(value.dtype)
+            return
         source = self._source(self._keys.noise_key(), self._keys.step)
         flat = torch.cat([value.reshape(-1) for value in total.gradients]).cpu().numpy()
         noisy = torch.from_numpy(self._methods.noisy(flat, source))
@@ -403,7 +456,11 @@ class PrivateRun:
         internal: dict[str, Any] = {**self._record, "nonfinite": self._nonfinite}
         if self._methods.norm.follows:
             internal["clip_norm"] = self._methods.norm.course
-        return TrainingResult(state, self.steps_done, self.testing_only, internal, snapshots)
+        return TrainingResult(state, self.steps_done, self.testing_only, internal, snapshots, self.arithmetic())
+
+    def arithmetic(self) -> str:
+        """Return in words for the certificate: precision, what clips gave up for it, and where noise came from."""
+        return self._taking.stated(self.engine, self._noise)
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -517,5 +574,5 @@ def fit(
     devices = [torch.cuda.current_device()] if run._device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # the caller's random numbers go on as if nothing had happened
         for batch in run:
-            run.step(loss(call_model(model, batch.inputs), batch.targets))
+            run.take(batch)
     return run.result()

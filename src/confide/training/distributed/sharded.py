@@ -201,10 +201,10 @@ class ShardedEngine(FastClippingEngine):
         mine = ranks.reduce_scatter(padded)
         into += mine[: len(into)]
 
-    def take(self) -> ClippedSum:
+    def take(self, *, native: bool = False) -> ClippedSum:
         """Return norms and counts of this rank's units, and its shards of everybody's sum, and start anew."""
         if not self.sharded:
-            return super().take()
+            return super().take(native=native)
         kind = self.arithmetic.accumulate
         part = self._part or [torch.zeros_like(_local(value), dtype=kind) for value in self.shards]
         taken = super().take()

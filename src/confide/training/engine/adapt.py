@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_flatten
 
 from confide.training.engine.core import ClippingEngine
 from confide.training.engine.functional import Batching
+from confide.training.engine.memory import kept_bytes
 from confide.training.engine.registry import rule_for
 from confide.training.engine.tape import Layout, Site
 from confide.training.engine.types import UnseenUse
@@ -68,6 +69,7 @@ def _sites(engine: ClippingEngine, trials: Trials, count: int) -> list[Site]:
 def _locate(engine: ClippingEngine, trials: Trials) -> set[int]:
     """Find the axis over entries of every site; return the parameters of sites that have none."""
     more, fewer = (_sites(engine, trials, count) for count in SIZES)
+    engine.entry_bytes = kept_bytes(more, SIZES[0])
     lost: set[int] = set()
     found: dict[tuple[str, str], Layout] = {}
     if len(more) != len(fewer):

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,11 @@ from torch import Tensor, nn
 from confide.errors import InputError, RunError
 from confide.training.engine import functional
 from confide.training.engine.chunks import chunks
+from confide.training.engine.memory import most_entries
 from confide.training.engine.routes import Routes
 from confide.training.engine.sums import ClipAndSum
 from confide.training.engine.tape import Layout, Rows, Site, Tape
-from confide.training.engine.types import MEMORY, ClippedSum, EngineOptions, UnseenUse, check_losses
+from confide.training.engine.types import ClippedSum, EngineOptions, UnseenUse, check_losses
 from confide.training.engine.units import Segments, UnitGradient
 from confide.training.engine.validate import validate
 
@@ -81,6 +83,8 @@ class ClippingEngine:
         self._patched: list[tuple[nn.Module, Any]] = []
         self._routes = Routes(model, self.parameters, self._tape)
         self._sums = ClipAndSum(self.parameters)
+        # Bytes that the layers keep of one entry for the backward pass; the rehearsal measures them.
+        self.entry_bytes = 0
 
     @property
     def gamma(self) -> float | None:
@@ -124,11 +128,10 @@ class ClippingEngine:
 
     @property
     def physical_batch(self) -> int:
-        """Most entries that pass through the model at once."""
+        """Most entries that pass through the model at once: what was asked for, or what memory is estimated to hold."""
         if self.options.physical_batch is not None:
             return self.options.physical_batch
-        size = sum(value.numel() * value.element_size() for value in self.parameters)
-        return int(min(max(MEMORY // max(size, 1), 1), 512))
+        return most_entries(self.parameters, self.entry_bytes)
 
     # -- forward ---------------------------------------------------------------------------------------------------
 
@@ -145,6 +148,22 @@ class ClippingEngine:
         """Begin to record; see `capture`."""
         self.stop_capture()
         self._tape.reset()
+        self._patch()
+
+    @contextmanager
+    def computing_again(self) -> Iterator[None]:
+        """Let modules that activation checkpointing runs again in the backward pass run as they did, unrecorded."""
+        self._tape.closed = True
+        if self._patched:
+            yield
+            return
+        self._patch()
+        try:
+            yield
+        finally:
+            self.stop_capture()
+
+    def _patch(self) -> None:
         for module, runner in self._routes.runners:
             original = module.forward
             self._patched.append((module, vars(module).get("forward")))
@@ -188,7 +207,8 @@ class ClippingEngine:
         sources: list[Any] = [*edges, *fast]
         grads: list[Tensor | None] = []
         if sources:
-            grads = list(torch.autograd.grad(losses.sum(), sources, allow_unused=True, retain_graph=bool(slow)))
+            with self.computing_again():
+                grads = list(torch.autograd.grad(losses.sum(), sources, allow_unused=True, retain_graph=bool(slow)))
         for value, unseen in zip(fast, grads[len(edges) :], strict=True):
             if unseen is not None:
                 raise UnseenUse(self.position(value), self.names)
@@ -283,9 +303,23 @@ class ClippingEngine:
         if not partial:
             self._sums.close(clip)
 
-    def take(self) -> ClippedSum:
+    def take(self, *, native: bool = False) -> ClippedSum:
         """Return the clipped sum since the last `take` and start anew; zeros if nothing was added."""
-        return self._sums.take()
+        return self._sums.take(native=native)
+
+    @property
+    def waiting(self) -> bool:
+        """True while the last part of a unit that was split over physical batches is missing."""
+        return self._sums.waiting
+
+    @property
+    def given_up(self) -> float:
+        """Share of the clip that is given up for rounding where sums are formed layer by layer."""
+        return self._sums.shrink
+
+    def limit(self, entries: int) -> None:
+        """Let at most so many entries pass through the model at once from now on."""
+        self.options = replace(self.options, physical_batch=entries)
 
     def add_units(self, gradients: list[UnitGradient], finite: Tensor, clips: Tensor) -> None:
         """Clip and add gradients of whole units that were formed outside; see `ClipAndSum.add`."""

@@ -54,6 +54,7 @@ class ClipAndSum:
         self._sums: list[Tensor] | None = None
         self._open: list[Tensor] | None = None
         self._open_finite = True
+        self._borrowed = False
         self._norms: list[npt.NDArray[np.float64]] = []
         self._factors: list[npt.NDArray[np.float64]] = []
         self._nonfinite, self._loss, self._entries = 0, 0.0, 0
@@ -103,8 +104,24 @@ class ClipAndSum:
         factor = float(factors[0])
         self._accumulate([value * factor if factor else torch.zeros_like(value) for value in opened], norm, factors)
 
-    def take(self) -> ClippedSum:
+    def add_sums(self, parts: list[Tensor], norms: Tensor, factors: Tensor) -> None:
+        """Add what a compiled step summed; its tensors may be overwritten by the next one, see `keep`."""
+        self._borrowed = self._sums is None
+        self._accumulate(parts, norms, factors)
+
+    def keep(self) -> None:
+        """Take over tensors that the next compiled step would overwrite."""
+        if self._borrowed and self._sums is not None:
+            self._sums = [value.double() for value in self._sums]
+        self._borrowed = False
+
+    def take(self, *, native: bool = False) -> ClippedSum:
         """Return the sum and start anew; zeros if nothing was added.
+
+        Parameters
+        ----------
+        native : bool
+            Leave sums of a single compiled step in the precision that it accumulates in.
 
         Raises
         ------
@@ -114,6 +131,7 @@ class ClipAndSum:
         if self.waiting:
             raise RunError("the last part of a split unit is missing")
         sums = self._sums or [torch.zeros_like(value, dtype=torch.float64) for value in self._parameters]
+        sums = sums if native else [value.double() for value in sums]
         empty = np.empty(0)
         result = ClippedSum(
             [value.detach() for value in sums],
@@ -135,6 +153,7 @@ class ClipAndSum:
         if self._sums is None:
             self._sums = parts
         else:
+            self._sums = [value.double() for value in self._sums]
             for total, part in zip(self._sums, parts, strict=True):
                 total += part
         counted = norms.detach().cpu().numpy().copy()

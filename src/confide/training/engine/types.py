@@ -13,38 +13,46 @@ from torch import Tensor
 
 from confide.errors import InputError
 
-# Bytes of unit gradients that one physical batch may hold when `physical_batch` is not given.
-MEMORY = 512 * 2**20
 ENGINES = ("auto", "exact", "fast")
-# What "auto" means on each kind of device.
-AUTO = {"cuda": "exact", "cpu": "exact"}
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+COMPILE = ("auto", "yes", "no", "trace")
+# What "auto" means on each kind of device: the one that benchmarks/engine found at least as fast.
+AUTO = {"cuda": "fast", "cpu": "exact"}
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What changes only speed and memory, never the guarantee or the result beyond floating-point rounding.
+    """What changes only speed, memory and rounding, never the guarantee: clips make room for every rounding.
 
     Attributes
     ----------
     physical_batch : int, optional
-        Most entries that pass through the model at once; by default chosen from the number of parameters.
+        Most entries that pass through the model at once; by default chosen from the memory that is free.
     device : str
         "cpu", "cuda", ..., or "auto": the first CUDA device if there is one, else the CPU.
     engine : str
         "exact": unit gradients formed one by one and summed in float64. "fast": one backward pass, ghost norms or kept
         gradients, sums in float32 (a model with a layer that it does not cover runs by the exact one all the same).
-        "auto": exact, until the fast one has been run and timed on its own on the device.
+        "auto": fast on CUDA, elsewhere what was measured to be the faster one.
+    compile : str
+        Whether `PrivateRun.take` (and so `fit` and `confide train`) runs a step of the fast engine as one compiled
+        function: "yes", "no", "auto" (on CUDA), or "trace" (traced and run as it is, to look for errors).
+    precision : str
+        Of compiled steps: "fp32", "tf32" (products round their float32 factors to 11 bits), "bf16" (products in
+        bfloat16), "auto": bf16 on CUDA devices that have it, else fp32. The certificate states it.
     """
 
     physical_batch: int | None = None
     device: str = "cpu"
     engine: str = "auto"
+    compile: str = "auto"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise InputError(
-                f"unknown engine {self.engine!r}", expected=" or ".join(map(repr, ENGINES)), where="engine"
-            )
+        for name, known in (("engine", ENGINES), ("compile", COMPILE), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"unknown {name} {value!r}", expected=" or ".join(map(repr, known)), where=name)
         if self.physical_batch is not None and self.physical_batch < 1:
             raise InputError("physical_batch must be at least 1", expected="a whole number of entries, or None")
 
@@ -60,6 +68,22 @@ class EngineOptions:
         """True when the fast engine is meant."""
         chosen = AUTO.get(self.torch_device().type, "exact") if self.engine == "auto" else self.engine
         return chosen == "fast"
+
+    @property
+    def compiled(self) -> bool:
+        """True when steps are to be traced and run whole."""
+        if self.compile == "auto":
+            return self.fast and self.torch_device().type == "cuda"
+        return self.fast and self.compile != "no"
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision that compiled steps use: "fp32", "tf32" or "bf16"."""
+        if self.precision != "auto":
+            return self.precision
+        if self.compiled and self.torch_device().type == "cuda" and torch.cuda.is_bf16_supported():
+            return "bf16"
+        return "fp32"
 
 
 @dataclass(frozen=True)

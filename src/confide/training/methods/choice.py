@@ -181,8 +181,12 @@ class MethodRun:
         else:
             fresh = source.add_normal(np.zeros_like(total), scale=1.0)
             noisy = total + scale * self._stream.next(np.asarray(fresh, dtype=np.float64))
-        divisor = self._plan.denominator * (self.norm.value if self.methods.clipping.normalise else 1.0)
-        return np.asarray(noisy / divisor)
+        return np.asarray(noisy / self.divisor)
+
+    @property
+    def divisor(self) -> float:
+        """What the noisy sum is divided by."""
+        return self._plan.denominator * (self.norm.value if self.methods.clipping.normalise else 1.0)
 
     @property
     def scale(self) -> float:
@@ -192,8 +196,7 @@ class MethodRun:
     def noise_variance(self, step: int) -> float:
         """Return the variance of the noise in each coordinate of the gradient that the optimiser gets in `step`."""
         ratio = 1.0 if self._ratios is None else float(self._ratios[step])
-        divisor = self._plan.denominator * (self.norm.value if self.methods.clipping.normalise else 1.0)
-        return (self.scale * ratio / divisor) ** 2
+        return (self.scale * ratio / self.divisor) ** 2
 
     def inform(self, optimizer: torch.optim.Optimizer, step: int, seed: int) -> None:
         """Tell an optimiser that asks what the noise of this step is."""

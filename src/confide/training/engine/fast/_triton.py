@@ -48,7 +48,7 @@ def _weight_gradient(  # type: ignore[no-untyped-def]
     OB: tl.constexpr, JB: tl.constexpr, LB: tl.constexpr, UB: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     area = out_height * out_width
-    unit, low, high, slot, own = _locate(offsets, tl.program_id(0), units, area, most, UB)
+    unit, low, high, slot, _ = _locate(offsets, tl.program_id(0), units, area, most, UB)
     if unit >= units:
         return
     tiles = tl.cdiv(COLUMNS, JB)

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from confide.training.engine.fast.kernels import triton_for
+
 CHAIN = 64
 
 
@@ -87,12 +89,9 @@ def arithmetic(operands: torch.dtype, device: torch.device) -> Arithmetic:
 def squares(values: Tensor, accumulate: torch.dtype) -> Tensor:
     """Return the sum of squares of each row of (units, n), float64, by chunks of `CHAIN`."""
     count, width = values.shape
-    if values.device.type == "cuda" and accumulate == torch.float32:
-        from confide.training.engine.fast import kernels
-
-        if kernels._triton is not None:
-            found: Tensor = torch.ops.confide.unit_squares(values)
-            return found
+    if accumulate == torch.float32 and triton_for(values, "squares"):
+        found: Tensor = torch.ops.confide.unit_squares(values)
+        return found
     whole = width // CHAIN * CHAIN
     total = torch.zeros(count, dtype=torch.float64, device=values.device)
     if whole:

@@ -22,6 +22,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from confide.training.dataset import call_model
 from confide.training.engine.fast import graph as passes
+from confide.training.engine.fast import kernels
 from confide.training.engine.fast.blocks import Blocks, Part
 from confide.training.engine.fast.engine import FastClippingEngine
 
@@ -51,6 +52,10 @@ class CompiledStep:
         Precision of the layers' products (bfloat16); None: that of the parameters.
     compiler : bool
         False runs the traced graph as it is (for tests).
+    prepare : bool, optional
+        Rewrite the graph first (see graph.py); by default where it is compiled.
+    graphs : bool
+        Record the kernels of a step once and replay them (CUDA graphs), so that the host has nothing to launch.
     """
 
     def __init__(
@@ -60,9 +65,36 @@ class CompiledStep:
         *,
         autocast: torch.dtype | None = None,
         compiler: bool = True,
+        prepare: bool | None = None,
+        graphs: bool = False,
     ) -> None:
         self.engine, self.loss, self.autocast, self.compiler = engine, loss, autocast, compiler
+        self.prepare = compiler if prepare is None else prepare
+        self.graphs = graphs
+        self._pool: Any = None
         self._made: dict[Any, Callable[..., Any]] = {}
+
+    def record(self) -> None:
+        """Replay what was compiled so far as CUDA graphs from now on."""
+        self.graphs = True
+        self._made = {key: self._replayed(made) for key, made in self._made.items()}
+
+    def _replayed(self, made: Callable[..., Any]) -> Callable[..., Any]:
+        if isinstance(made, Replay) or self.engine.parameters[0].device.type != "cuda":
+            return made
+        self._pool = torch.cuda.graph_pool_handle() if self._pool is None else self._pool
+        return Replay(made, len(self._state()), self._pool)
+
+    def _state(self) -> list[Tensor]:
+        """What the step reads besides its data: parameters first, then what is frozen, and buffers."""
+        model, trained = self.engine.model, self.engine.parameters
+        frozen = [value for value in model.parameters() if not value.requires_grad]
+        return [*trained, *frozen, *model.buffers()]
+
+    @property
+    def compilations(self) -> int:
+        """How often a step was traced and compiled: once for every shape that came."""
+        return len(self._made)
 
     def __call__(self, inputs: Any, targets: Tensor, units: Tensor, weights: Tensor, clips: Tensor) -> StepSums:
         """Run the step.
@@ -86,7 +118,7 @@ class CompiledStep:
         key = (each, tree, *((value.shape, value.dtype) for value in flat))
         if key not in self._made:
             self._made[key] = self._make(flat, tree, each)
-        losses, *sums, norms, factors = self._made[key](*self.engine.parameters, *flat)
+        losses, *sums, norms, factors = self._made[key](*self._state(), *flat)
         return StepSums(sums, norms, factors, losses)
 
     @staticmethod
@@ -99,7 +131,8 @@ class CompiledStep:
 
     def _make(self, flat: list[Tensor], tree: TreeSpec, each: int | None) -> Callable[..., Any]:
         engine = self.engine
-        skip = len(engine.parameters)  # parameters are arguments, so that the graph reads them as they are in each step
+        state = self._state()  # arguments, so that the graph reads them as they are in each step
+        skip = len(state)
 
         def step(*values: Tensor) -> list[Tensor]:
             inputs, targets, units, weights, clips = tree_unflatten(values[skip:], tree)
@@ -109,18 +142,66 @@ class CompiledStep:
             sums, norms, factors = engine.sums(losses, weights.to(losses.dtype), blocks, clips)
             return [losses.detach(), *sums, norms, factors]
 
-        graph = passes.simplify(make_fx(step)(*engine.parameters, *flat))
-        if flat[0].device.type == "cuda":
-            graph = passes.channels_last(graph)
-        graph = passes.simplify(passes.decompose(graph, [*engine.parameters, *flat]))
-        graph = passes.recompute(graph, skip + len(tree_flatten(tree_unflatten(flat, tree)[:2])[0]))
+        kernels.check(flat[0].device)
+        graph = passes.simplify(make_fx(step)(*state, *flat))
+        if self.prepare:
+            if flat[0].device.type == "cuda":
+                graph = passes.channels_last(graph)
+            graph = passes.simplify(passes.decompose(graph, [*state, *flat]))
+            graph = passes.recompute(graph, skip + len(tree_flatten(tree_unflatten(flat, tree)[:2])[0]))
         made: Callable[..., Any] = torch.compile(graph, dynamic=False, fullgraph=True) if self.compiler else graph
 
         def call(*values: Tensor) -> Any:
             with torch.no_grad():
                 return made(*values)
 
-        return call
+        return self._replayed(call) if self.graphs else call
+
+
+class Replay:
+    """Run a function of tensors a few times, then record its kernels and replay them on copies of new data.
+
+    Parameters
+    ----------
+    function : callable
+    fixed : int
+        Leading arguments that stay at their place in memory (parameters).
+    pool : handle
+        Memory that the recordings of one run share: only one of them is in use at a time.
+    """
+
+    WARM = 2
+
+    def __init__(self, function: Callable[..., Any], fixed: int, pool: Any) -> None:
+        self._function, self._fixed, self._pool, self._runs = function, fixed, pool, 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._held: list[Tensor] = []
+        self._places: list[int] = []
+        self._out: Any = None
+
+    def __call__(self, *values: Tensor) -> Any:
+        """Return what the function returns; the tensors are overwritten by the next call."""
+        places = [value.data_ptr() for value in values[: self._fixed]]
+        data = values[self._fixed :]
+        if self._graph is None or places != self._places:
+            self._runs += 1
+            if self._runs <= self.WARM or places == self._places:  # warming, or this step cannot be recorded
+                return self._function(*values)
+            self._places = places
+            self._held = [value.clone() for value in data]
+            graph = torch.cuda.CUDAGraph()
+            torch.cuda.synchronize()
+            try:
+                with torch.cuda.graph(graph, pool=self._pool):
+                    self._out = self._function(*values[: self._fixed], *self._held)
+            except RuntimeError:
+                torch.cuda.synchronize()
+                return self._function(*values)
+            self._graph = graph
+        for held, value in zip(self._held, data, strict=True):
+            held.copy_(value)
+        self._graph.replay()
+        return self._out
 
 
 def padded(

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from confide.errors import InputError
 from confide.training.engine.core import ClippingEngine
+from confide.training.engine.fast import kernels
 from confide.training.engine.fast.arithmetic import Arithmetic, arithmetic
 from confide.training.engine.fast.blocks import Blocks
 from confide.training.engine.fast.layers import Use, handler_for
@@ -40,8 +41,6 @@ __all__ = ["EngineOptions", "FastClippingEngine"]
 
 # Squares of values below 1e-19 vanish in float32; what they could add to a norm is added to it.
 UNDERFLOW = 1.1e-19
-# Bytes of kept gradients of single entries that one physical batch may hold, by device.
-BYTES = {"cuda": 4 * 2**30, "cpu": 2**30}
 
 Key = tuple[int, int | None]
 
@@ -65,13 +64,28 @@ class FastClippingEngine(ClippingEngine):
         return arithmetic(widest, self.parameters[0].device)
 
     @property
-    def physical_batch(self) -> int:
-        """Most entries that pass through the model at once, from what kept gradients of single entries would take."""
-        if self.options.physical_batch is not None:
-            return self.options.physical_batch
-        budget = BYTES.get(self.parameters[0].device.type, BYTES["cpu"])
-        size = sum(value.numel() * value.element_size() for value in self.parameters)
-        return int(min(max(budget // max(size, 1), 1), 512))
+    def precision(self) -> str:
+        """Precision of compiled steps: "fp32", "tf32" or "bf16"."""
+        return self.options.arithmetic
+
+    @property
+    def stated(self) -> str:
+        """Precision of compiled steps in words."""
+        names = {"bf16": "bfloat16 products", "tf32": "TF32 products", "fp32": "float32"}
+        return f"{names[self.precision]}, norms and sums accumulated in float32"
+
+    @property
+    def given_up(self) -> float:
+        """See `ClippingEngine.given_up`."""
+        return super().given_up if self.why_exact is not None else self.arithmetic.shrink
+
+    def add_sums(self, gradients: list[Tensor], norms: Tensor, factors: Tensor) -> None:
+        """Take what a compiled step gave for one physical batch into the running clipped sum."""
+        self._sums.add_sums(gradients, norms, factors)
+
+    def keep(self) -> None:
+        """Take over tensors of the running sum that the next compiled step would overwrite."""
+        self._sums.keep()
 
     def _why(self, sites: Sequence[Site]) -> str | None:
         for site in sites:
@@ -100,6 +114,7 @@ class FastClippingEngine(ClippingEngine):
         clip = torch.as_tensor(np.asarray(clips, dtype=np.float64), device=device)
         weight = torch.as_tensor(np.asarray(weights, dtype=np.float64), device=device).to(losses.dtype)
         blocks = Blocks.of(unit, len(clip), device)
+        kernels.check(device)
         self._sums.count(losses)
         sums, norms, factors = self.sums(losses, weight, blocks, clip)
         self._sums._accumulate([value.double() for value in sums], norms, factors)
@@ -172,7 +187,7 @@ class FastClippingEngine(ClippingEngine):
         for site in sites:
             handles.append(self._listen(site, blocks, numbers, len(losses), once, pieces, known))
         try:
-            with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+            with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False), self.computing_again():
                 torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
         finally:
             for handle in handles:

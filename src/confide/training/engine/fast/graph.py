@@ -31,7 +31,7 @@ def _shape(node: Any) -> torch.Size | None:
 def _identity(node: fx.Node) -> bool:
     """True for permutations that move nothing and for slices of the whole."""
     if node.target == aten.permute.default:
-        return list(node.args[1]) == sorted(node.args[1])  # type: ignore[arg-type,type-var]
+        return list(node.args[1]) == sorted(node.args[1])  # type: ignore[arg-type]
     return node.target == aten.slice.Tensor and _shape(node) is not None and _shape(node) == _shape(node.args[0])
 
 
@@ -75,7 +75,8 @@ def decompose(module: fx.GraphModule, values: Sequence[Tensor]) -> fx.GraphModul
 
     table = {**select_decomp_table(), _NORMS[1]: _group_norm_backward}
     with torch.no_grad():
-        return make_fx(module, decomposition_table=table, tracing_mode="fake")(*values)
+        trace = make_fx(module, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True)
+        return trace(*values)
 
 
 def _group_norm_backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
@@ -121,14 +122,14 @@ def _joined(module: fx.GraphModule, first: fx.GraphModule, second: fx.GraphModul
     by_number = {int(n.name.split("_")[1]): n for n in wanted if n.name.startswith(("primals_", "tangents_"))}
     for number, name in enumerate(names):
         known[by_number[number].name if number in by_number else name] = graph.placeholder(name)
-    outputs = []
+    outputs: list[Any] = []
     for half in (first, second):
         inside: dict[fx.Node, fx.Node] = {}
         for node in half.graph.nodes:
             if node.op == "placeholder":
                 inside[node] = known[node.name]
             elif node.op == "output":
-                found = node.args[0]
+                found: Any = node.args[0]
                 outputs.append(inside[found[0]] if half is first else [inside[n] for n in found])
             else:
                 inside[node] = graph.node_copy(node, inside.__getitem__)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from confide.training.engine import attention, conv, embedding, linear, norm
+from confide.training.engine import attention, conv, embedding, linear, norm, standardised
 from confide.training.engine.fast import kernels
 from confide.training.engine.fast.arithmetic import Arithmetic
 from confide.training.engine.fast.blocks import Blocks
@@ -93,6 +93,26 @@ def _convolution(use: Use) -> dict[str, Piece]:
     return out
 
 
+def _standardised(use: Use) -> dict[str, Piece]:
+    """The gradients of the standardised filters, pulled back to weight and gain; see standardised.py."""
+    gradient = use.site.gradient
+    assert isinstance(gradient, partial)
+    settings, module = gradient.keywords["settings"], gradient.keywords["module"]
+    a, g = use.inputs[0].flatten(0, 1), use.grad.flatten(0, 1)
+    if not kernels.takes(a, module.weight.shape, settings):
+        return _by_rule(use)
+    out: dict[str, Piece] = {}
+    if set(use.site.parameters) & {"weight", "gain"}:
+        shape, records = module.weight.shape, use.inputs[0].shape[1]
+        filters = kernels.convolution_gradients(a.to(g.dtype), g, use.blocks, shape, settings, records)
+        found = standardised.pull_back(module, use.wide(filters.permute(0, 1, 4, 2, 3)))
+        out.update({name: use.kept(value) for name, value in found.items() if name in use.site.parameters})
+    if "bias" in use.site.parameters:
+        each = use.wide(g).flatten(2).sum(2).reshape(*use.grad.shape[:2], -1).sum(1)
+        out["bias"] = use.kept(use.blocks.sums(each))
+    return out
+
+
 def _by_rule(use: Use) -> dict[str, Piece]:
     """The rule of the first engine on all units of one size at a time, or on entries where sizes are not known."""
     if not use.blocks.known:
@@ -153,6 +173,7 @@ def _embedding(use: Use) -> dict[str, Piece]:
 _HANDLERS: dict[Any, Handler] = {
     linear.linear_gradient: _linear,
     conv._conv_gradient: _convolution,
+    standardised._gradient: _standardised,
     embedding._gradient: _embedding,
     embedding._bag_gradient: _embedding,
     norm._channel_gradient: _channels,

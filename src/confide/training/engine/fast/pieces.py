@@ -64,7 +64,7 @@ class Kept:
             if bool((weights == 0).any()):
                 values = drop(values, weights)
             return self._turned(torch.mv(values.t(), weights.to(wide)).reshape(self.shape))
-        if values.device.type == "cuda" and wide == torch.float32 and kernels._triton is not None:
+        if wide == torch.float32 and kernels.triton_for(values, "sums"):
             return self._turned(torch.ops.confide.weighted_sum(values, weights).reshape(self.shape))
         scaled = drop(values, weights).to(wide) * weights.to(wide)[:, None]
         return self._turned(scaled.sum(0).reshape(self.shape))

@@ -1,0 +1,125 @@
+"""Noise drawn where the sum is: ChaCha20 keyed by the step, normal numbers by Box and Muller, in float32.
+
+>>> value = torch.zeros(5000)
+>>> add_noise([value], bytes(32), scale=2.0, denominator=1.0)
+>>> bool(1.9 < float(value.std()) < 2.1)
+True
+
+Every step has a key of 256 bits of its own, derived one-way from a secret of the operating system (`RunKeys`); the
+stream of a tensor is told apart by its number. So the numbers are as hard to guess as ChaCha20 is to break, on the
+device as on the host, and a resumed run draws the same again. One block of 16 words gives eight numbers: of every four
+words two make the radius (64 bits, so that tails reach 9.4 standard deviations), one the angle; the fourth is not
+used.
+
+What this is not: safe against the finite grid of floating-point numbers (Mironov, CCS 2012). The "secure" noise of
+`confide.mechanisms` is, is drawn on the host, and stays the one to name where that matters.
+
+References
+----------
+Nir, Langley: ChaCha20 and Poly1305 for IETF protocols. RFC 8439, 2018.
+Box, Muller: A note on the generation of random normal deviates. Ann. Math. Stat. 29, 1958.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+try:
+    from confide.training import _triton_noise
+except ImportError:  # no Triton on this machine: CPU builds of PyTorch
+    _triton_noise = None  # type: ignore[assignment]
+
+# Blocks side by side: number i of block c in a tile is element i * WIDE + c.
+WIDE = 256
+NAME = "ChaCha20 on the device, 256-bit key from the operating system, float32"
+_CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
+_ROUNDS = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)) + (
+    (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14)
+)  # fmt: skip
+_MASK = 0xFFFFFFFF
+
+
+def chacha20(key: bytes, counters: Tensor, nonce: Sequence[int]) -> Tensor:
+    """Return the key stream of ChaCha20 as words, int64 in 0..2^32-1, shape (blocks, 16).
+
+    Parameters
+    ----------
+    key : bytes
+        32 bytes.
+    counters : int64 tensor, shape (blocks,)
+    nonce : three ints below 2^32
+    """
+    start = [*_CONSTANTS, *struct.unpack("<8I", key), counters, *nonce]
+    first = [torch.zeros_like(counters) + value for value in start]
+    x = list(first)
+
+    def step(a: int, b: int, d: int, turn: int) -> None:
+        x[a] = (x[a] + x[b]) & _MASK
+        mixed = x[d] ^ x[a]
+        x[d] = ((mixed << turn) & _MASK) | (mixed >> (32 - turn))
+
+    for _ in range(10):
+        for a, b, c, d in _ROUNDS:
+            step(a, b, d, 16)
+            step(c, d, b, 12)
+            step(a, b, d, 8)
+            step(c, d, b, 7)
+    return torch.stack([(value + begin) & _MASK for value, begin in zip(x, first, strict=True)], 1)
+
+
+def normals(key: bytes, size: int, number: int, device: torch.device) -> Tensor:
+    """Return `size` standard normal numbers (float32) of the stream `number`, in plain PyTorch."""
+    tiles = -(-size // (8 * WIDE))
+    words = chacha20(key, torch.arange(tiles * WIDE, device=device), (number, 0, 0)).double()
+    out = words.new_empty((tiles, 8, WIDE), dtype=torch.float32)
+    groups = words.reshape(tiles, WIDE, 4, 4).unbind(2)
+    for i, group in enumerate(groups):
+        u = (group[..., 0] * 2.0**32 + group[..., 1] + 0.5) * 2.0**-64
+        radius = torch.sqrt(-2.0 * torch.log(u.clamp_max(1.0)))
+        angle = (group[..., 2] + 0.5) * (math.tau * 2.0**-32)
+        out[:, 2 * i] = (radius * torch.cos(angle)).float()
+        out[:, 2 * i + 1] = (radius * torch.sin(angle)).float()
+    return out.reshape(-1)[:size]
+
+
+@functools.cache
+def _kernel_works(device: torch.device) -> bool:
+    """Try the kernel once on a device: it must draw the very numbers that plain PyTorch draws."""
+    if _triton_noise is None or device.type != "cuda":
+        return False
+    key = bytes(range(32))
+    try:
+        got = [torch.ones(size, device=device) for size in (5000, 3)]
+        _triton_noise.add_noise(got, list(struct.unpack("<8I", key)), 2.0, 4.0, WIDE)
+        want = [(1.0 + 2.0 * normals(key, len(value), i, device)) / 4.0 for i, value in enumerate(got)]
+        return all(bool((a - b).abs().max() < 1e-4) for a, b in zip(got, want, strict=True))
+    except Exception:  # whatever a compiler or a driver may raise: the plain way is always there
+        return False
+
+
+def add_noise(values: Sequence[Tensor], key: bytes, *, scale: float, denominator: float) -> None:
+    """Turn every tensor v, in place, into (v + N(0, scale^2)) / denominator.
+
+    Parameters
+    ----------
+    values : sequence of contiguous tensors
+    key : bytes
+        Noise key of the step: used once and never again with other sums.
+    scale : float
+        Standard deviation.
+    denominator : float
+    """
+    if all(v.dtype == torch.float32 for v in values) and _kernel_works(values[0].device):
+        words = list(struct.unpack("<8I", key))
+        assert _triton_noise is not None
+        _triton_noise.add_noise(list(values), words, scale, denominator, WIDE)
+        return
+    for number, value in enumerate(values):
+        noise = normals(key, value.numel(), number, value.device).reshape(value.shape)
+        value.add_(noise.to(value.dtype), alpha=scale).div_(denominator)

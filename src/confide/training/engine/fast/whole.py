@@ -1,0 +1,145 @@
+"""Whole physical batches through the compiled step: few shapes by padding, sums into the engine's running sum.
+
+>>> [bucket(n) for n in (1, 8, 9, 17, 100, 129)]
+[8, 8, 10, 20, 112, 160]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from confide.errors import ConfideError
+from confide.training.engine.fast.compiled import CompiledStep, Loss, padded
+from confide.training.engine.fast.engine import FastClippingEngine
+
+LEAST = 8
+
+
+def bucket(count: int) -> int:
+    """Return the number of rows (or units) that `count` is padded to: at most a quarter more, four sizes an octave."""
+    step = max(LEAST, 1 << (max(count, 1) - 1).bit_length()) // 8
+    if count <= LEAST:
+        return LEAST
+    return -(-count // step) * step
+
+
+class WholeStep:
+    """Physical batches by the compiled step.
+
+    Parameters
+    ----------
+    engine : FastClippingEngine
+        Rehearsed.
+    loss : function
+        (outputs, targets) to one loss for each entry.
+    single : bool
+        True when every unit is one entry.
+    compiler : bool
+        See `CompiledStep`.
+    graphs : bool
+        See `CompiledStep`.
+
+    Attributes
+    ----------
+    why_not : str or None
+        Why batches go entry by layer instead; set when the step cannot be traced.
+    """
+
+    def __init__(
+        self,
+        engine: FastClippingEngine,
+        loss: Loss,
+        *,
+        single: bool = False,
+        compiler: bool = True,
+        graphs: bool = False,
+    ) -> None:
+        self.engine, self.single = engine, single
+        autocast = torch.bfloat16 if engine.precision == "bf16" else None
+        self.step = CompiledStep(engine, loss, autocast=autocast, compiler=compiler, graphs=graphs)
+        self.why_not: str | None = engine.why_exact
+        self.proven = False
+
+    def add(
+        self,
+        inputs: Any,
+        targets: Any,
+        units: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float64],
+        clips: npt.NDArray[np.float64],
+    ) -> bool:
+        """Take a physical batch into the running sum of the engine.
+
+        Parameters
+        ----------
+        inputs, targets
+            Collated entries on the device, entries along the first axis of every tensor.
+        units, weights, clips
+            See `ClippingEngine.add`.
+
+        Returns
+        -------
+        bool
+            False where nothing was done because the batch cannot go this way; `why_not` says why.
+        """
+        real, count = len(units), len(clips)
+        leaves = tree_leaves((inputs, targets))
+        if self.why_not is None and not all(isinstance(v, Tensor) and v.shape[:1] == (real,) for v in leaves):
+            self.why_not = "the inputs are not tensors with entries along the first axis"
+        if self.why_not is not None:
+            return False
+        self.engine.keep()
+        device = leaves[0].device
+        entries = bucket(real)
+        each = 1 if self.single and count == real else None
+        most = entries if each else bucket(count)
+        rows, filled, _ = padded(units, count, entries=entries, most=most)
+        if each:  # the padding rows are units of their own
+            filled = np.arange(entries)
+        weight, clip = np.zeros(entries, dtype=np.float32), np.zeros(most + (each is None))
+        weight[:real], clip[:count] = weights, clips
+        chosen = torch.as_tensor(rows, device=device)
+        x, y = (
+            tree_map(lambda v: v.index_select(0, chosen), (inputs, targets)) if entries != real else (inputs, targets)
+        )
+        data = (torch.as_tensor(filled, device=device), torch.as_tensor(weight, device=device))
+        try:
+            with precise(self.engine.precision):
+                found = self.step.run(x, y, *data, torch.as_tensor(clip, device=device), each)
+        except (torch.OutOfMemoryError, ConfideError):
+            raise
+        except Exception as error:
+            if self.proven or fatal(error):
+                raise
+            self.why_not = f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+            return False
+        self.proven = True
+        self.engine.count(found.losses[:real])
+        self.engine.add_sums(found.gradients, found.norms[:count], found.factors[:count])
+        return True
+
+
+def fatal(error: BaseException) -> bool:
+    """True for errors after which the device is not usable in this process."""
+    lost = getattr(torch, "AcceleratorError", ())
+    return (isinstance(error, lost) if lost else False) or "CUDA error" in str(error)
+
+
+@contextmanager
+def precise(precision: str) -> Iterator[None]:
+    """Set what float32 products on CUDA may round to, and put it back."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cuda.allow_tf32, cudnn.allow_tf32
+    cuda.allow_tf32 = cudnn.allow_tf32 = precision != "fp32"
+    try:
+        yield
+    finally:
+        cuda.allow_tf32, cudnn.allow_tf32 = before
