@@ -21,6 +21,9 @@ class LedgerSection(BaseModel):
         The key of a ledger whose key lies elsewhere.
     exhausted : "drop" or "refuse"
         What happens to contributors without balance.
+    sender, recipient, purpose : str
+        Who releases to whom and what for: the entry in the ledger's register of flows. Consent levels and allowances
+        are judged by recipient and purpose; where allowances are declared a recipient must be named.
     """
 
     # an input may hold a password: it is never repeated in an error
@@ -29,6 +32,9 @@ class LedgerSection(BaseModel):
     url: str | None = None
     key_file: str | None = None
     exhausted: Literal["drop", "refuse"] = "drop"
+    sender: str = ""
+    recipient: str = ""
+    purpose: str = ""
 
     @field_validator("url")
     @classmethod
@@ -36,3 +42,8 @@ class LedgerSection(BaseModel):
         if value is not None and "://" in value and not re.match(r"(sqlite|postgresql(\+\w+)?)://", value):
             raise ValueError("is no address of a ledger; expected sqlite:///FILE, postgresql://... or env:VARIABLE")
         return without_password(value)
+
+    @property
+    def flow(self) -> dict[str, str]:
+        """What `Ledger.reserve` takes of it."""
+        return {"sender": self.sender, "recipient": self.recipient, "purpose": self.purpose}

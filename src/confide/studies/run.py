@@ -355,6 +355,7 @@ class _Run:
             classes=[cost.guarantee()],
             data_set=self._data_set(),
             exhausted="drop",
+            **self.study.ledger.flow,
             idempotency_key=f"{self.state.name}/entry-counts",
         )
         self.state.histogram_reservation = reservation.id
@@ -404,6 +405,7 @@ class _Run:
                 classes=classes,
                 data_set=self._data_set(),
                 exhausted=self.study.ledger.exhausted,
+                **self.study.ledger.flow,
                 idempotency_key=self.state.name,
             )
         except (BudgetError, InputError):
@@ -825,6 +827,7 @@ class _Run:
                 classes=[guarantee],
                 data_set=self._data_set(),
                 exhausted="drop",
+                **self.study.ledger.flow,
                 idempotency_key=f"{self.state.name}/{what}",
             )
         except BudgetError:

@@ -156,6 +156,7 @@ def estimate_schema(
             classes=[guarantee],
             data_set=" + ".join(sorted({section.label for _, _, section in sources.values()})),
             exhausted="drop",
+            **study.ledger.flow,
         )
         ledger.start(reservation.id)
         admitted = set(np.asarray(people)[np.asarray(reservation.admitted, dtype=bool)].tolist())

@@ -151,6 +151,7 @@ def run_synthesis(
             classes=[plan.guarantee(level) for level in plan.classes],
             data_set=data_set_of(study),
             exhausted=study.ledger.exhausted,
+            **study.ledger.flow,
         )
         ledger.start(reservation.id)
         admitted = coded.subset(np.asarray(reservation.admitted, dtype=bool))
