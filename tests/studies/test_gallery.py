@@ -106,3 +106,23 @@ def test_the_published_table_of_nih_is_read(tmp_path: Path) -> None:
     file.write_text("Image Index,Finding Labels\na.png,No Finding\n")
     with pytest.raises(InputError, match="no column"):
         read_nih(file)
+
+
+def test_the_published_file_of_medmnist_is_read(tmp_path: Path) -> None:
+    import numpy as np
+
+    from confide.studies.gallery.pneumonia import read_medmnist
+
+    arrays = {}
+    for split, n in (("train", 5), ("val", 3), ("test", 4)):
+        arrays[f"{split}_images"] = np.full((n, 28, 28), 255, np.uint8)
+        arrays[f"{split}_labels"] = np.arange(n)[:, None] % 2
+    file = tmp_path / "pneumoniamnist.npz"
+    np.savez(file, **arrays)
+    found = read_medmnist(file)
+    assert found["test"].images.shape == (4, 1, 28, 28)
+    assert found["test"].images.max() == 1.0
+    assert found["train"].labels.tolist() == [0, 1, 0, 1, 0]
+    np.savez(file, train_images=arrays["train_images"])
+    with pytest.raises(InputError, match="no array"):
+        read_medmnist(file)

@@ -24,7 +24,7 @@ from confide.studies.gallery.base import (
 )
 
 # One module each, in the order in which they are shown.
-_MODULES = ("multiplicity", "fair_xray")
+_MODULES = ("pneumonia", "multiplicity", "fair_xray")
 
 
 def names() -> tuple[str, ...]:
