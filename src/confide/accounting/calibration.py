@@ -136,7 +136,11 @@ def calibrate_noise(epsilon: float, *, delta: float, rate: float, steps: int, en
 
     found = largest(cost, epsilon, 1.0, 1e4)
     if found == 0:
-        raise UnreachableError(f"no noise reaches epsilon {epsilon:g} at delta {delta:g}", expected="a larger epsilon")
+        least = cost(1e-4)
+        raise UnreachableError(
+            f"no noise reaches epsilon {epsilon:g} at delta {delta:g}",
+            expected=f"an epsilon of about {least:.3g} or more (noise 10,000 reaches it at this rate and these steps)",
+        )
     return 1 / found
 
 

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from confide.errors import InputError
+
 # Floating arrays; numpy's own stubs lose the exact width in most operations.
 Floats = NDArray[Any]
 
@@ -127,8 +129,21 @@ def gaussian_masses(edges: Floats) -> Floats:
     return np.asarray(np.where(right[:-1], low - high, np.where(right[1:], 1.0 - low - high, high - low)))
 
 
+_BLOCK, _MOST = 1 << 24, 1 << 31  # numbers held at once (128 MB), and numbers computed at all (half a minute)
+
+
 def _log_sums(log_weights: Floats, slopes: Floats, x: Floats) -> tuple[Floats, Floats]:
     """Return log sum_i exp(log_weights[i] + slopes[i] x) at every x [n] and its derivative [n]."""
+    wanted = slopes.size * x.size
+    if wanted > _MOST:
+        raise InputError(
+            f"this mechanism mixes {slopes.size:,} shifts on a grid of {x.size:,} losses: too much to certify",
+            expected=f"fewer entries, a smaller rate, or more noise: at most {_MOST:,} products, this needs {wanted:,}",
+        )
+    if wanted > _BLOCK and x.size > 1:
+        blocks = np.array_split(x, -(-wanted // _BLOCK))
+        values, rises = zip(*(_log_sums(log_weights, slopes, block) for block in blocks), strict=True)
+        return np.concatenate(values), np.concatenate(rises)
     # Shifts along the first axis: sums over a short last axis are slow.
     exponent = slopes[:, None] * x + log_weights[:, None]
     top = exponent.max(axis=0)

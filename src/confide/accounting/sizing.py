@@ -102,7 +102,8 @@ def size(found: Saddle, steps: int, *, delta: float | None = None, epsilon: floa
             # The mean loss can rise steeply between two tilts (rare events): look closer there.
             between = np.exp(np.linspace(np.log(found.orders[j - 1]), np.log(found.orders[j]), 24))
             found = saddle(found.nodes, found.remove, between)
-    share = float(np.clip((value - key[j - 1]) / max(key[j] - key[j - 1], 1e-300), 0.0, 1.0))
+    with np.errstate(over="ignore"):
+        share = float(np.clip((value - key[j - 1]) / max(key[j] - key[j - 1], 1e-300), 0.0, 1.0))
 
     def at(values: Floats) -> float:
         return float((1 - share) * values[j - 1] + share * values[j])
