@@ -1,6 +1,8 @@
-"""The two benchmark tables: public hard-coded bins, split 70/30 by patient."""
+"""The benchmark's tables: public hard-coded bins, split 70/30 by patient; more in others.py."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -12,6 +14,8 @@ from confide.synthesis import Column, Domain, Panel
 STATIC = {"nafld": ("age", "male", "bmi", "target"), "pbcseq": ("trt", "age", "sex", "target")}
 NOMINAL = {"trt", "sex", "target", "male"}
 # Public knowledge of the two studies: the protocol of pbcseq has yearly visits over 14 years; 300 laboratory days.
+GAPS = {"bmi", "hdl", "sbp", "smoke", "fib4", "ascites", "hepato", "spiders", "chol", "alkphos", "platelet"}
+MISSING = {"calories", "protein", "nodes", "differ", "dose", "risk"}
 MAX_VISITS = {"nafld": 300, "pbcseq": 20}
 
 
@@ -77,9 +81,29 @@ def nafld() -> tuple[dict, np.ndarray]:
     return columns, f["id"].astype(np.int64)
 
 
+@cache
+def _columns(name: str) -> tuple[dict, np.ndarray]:
+    if name in STATIC:
+        return {"pbcseq": pbcseq, "nafld": nafld}[name]()
+    from others import OTHERS
+
+    columns, pid = OTHERS[name]()
+    order = np.argsort(pid, kind="stable")
+    return {c: (np.asarray(x)[order], n) for c, (x, n) in columns.items()}, pid[order]
+
+
+def about(name: str) -> tuple[tuple[str, ...], set[str], int, str]:
+    """Return static columns, nominal columns, public bound on visits, time column."""
+    if name in STATIC:
+        return STATIC[name], NOMINAL, MAX_VISITS[name], "visit_yr"
+    from others import ABOUT
+
+    return ABOUT[name]
+
+
 def split(name: str, seed: int = 0) -> tuple[CodedTable, CodedTable]:
     """Return training and test visits; seed 0 is the split of the reported table."""
-    columns, pid = {"pbcseq": pbcseq, "nafld": nafld}[name]()
+    columns, pid = _columns(name)
     ids = np.unique(pid)
     rng = np.random.default_rng(seed)
     rng.shuffle(ids)
@@ -89,17 +113,16 @@ def split(name: str, seed: int = 0) -> tuple[CodedTable, CodedTable]:
 
 
 def panel_of(name: str, table: CodedTable) -> Panel:
-    static = STATIC[name]
+    static, nominal, most, time = about(name)
     visit = tuple(c for c in table.columns if c not in static)
-    missing = {c for c in table.columns if c in ("bmi", "hdl", "sbp", "smoke", "fib4", "ascites", "hepato", "spiders",
-                                                 "chol", "alkphos", "platelet")}  # fmt: skip
+    missing = GAPS if name in STATIC else MISSING
 
     def column(c: str) -> Column:
-        return Column(c, table.cells[c], c not in NOMINAL, c in missing)
+        return Column(c, table.cells[c], c not in nominal, c in missing)
 
     domain = Domain(
-        tuple(column(c) for c in static), tuple(column(c) for c in visit), max_visits=MAX_VISITS[name], min_visits=1,
-        time="visit_yr", target="target",
+        tuple(column(c) for c in static), tuple(column(c) for c in visit), max_visits=most, min_visits=1, time=time,
+        target="target",
     )  # fmt: skip
     _, first, counts = np.unique(table.patient, return_index=True, return_counts=True)
     order = np.argsort(first)

@@ -16,13 +16,15 @@ import numpy.typing as npt
 
 from confide.errors import RunError
 from confide.synthesis.base import RowRule
-from confide.synthesis.conditional import Conditional, Parent, Targets, draw_rows, fit
+from confide.synthesis.conditional import Conditional, Moments, Parent, Targets, draw_rows, fit
 from confide.synthesis.contributions import Block, Centres, Var, centre_of, codes_of
 from confide.synthesis.domain import Domain, Floats, Ints, Panel
 from confide.synthesis.rules import CountLaw, count_values
 
 PANEL_ROWS = 25_000
 PASSES = 2
+LARGEST = 0.95
+ITERATIONS = 40
 # The panel on which equations are solved is not a release; a fixed public seed keeps fits repeatable.
 _PANEL_SEED = 7
 
@@ -35,6 +37,58 @@ class Step:
     model: Conditional
     parents: tuple[Var, ...] = ()
     tilted: bool = False
+    scored: tuple[Var, ...] = ()
+    bases: tuple[Floats, ...] = ()
+
+    @property
+    def looks_at(self) -> tuple[Var, ...]:
+        """Every variable that has to be known before this one is drawn."""
+        return (*self.parents, *self.scored)
+
+    def draw(
+        self,
+        codes: Sequence[Ints],
+        tilt: Floats | None,
+        rng: np.random.Generator,
+        rows: int,
+        allowed: npt.NDArray[np.bool_] | None,
+    ) -> Ints:
+        """Draw a value a row; `codes` are those of `looks_at`."""
+        parents, scored = codes[: len(self.parents)], codes[len(self.parents) :]
+        scores = join_scores(self.bases, scored, rows) if self.scored else None
+        return self.model.draw(parents, tilt if self.tilted else None, rng, rows, allowed, scores)
+
+
+def join_scores(bases: Sequence[Floats], codes: Sequence[Ints], rows: int) -> Floats:
+    """Return the scores of several columns side by side; 0 where a code is -1 (no previous visit)."""
+    parts = [basis[np.maximum(code, 0)] * (code >= 0)[:, None] for basis, code in zip(bases, codes, strict=True)]
+    return np.concatenate(parts, axis=1) if parts else np.zeros((rows, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Linked:
+    """Two-way tables of which only the covariances of scores are known.
+
+    Attributes
+    ----------
+    basis : mapping Var -> float array, shape (cells, scores)
+        Orthonormal scores.
+    covariance : mapping Block -> float array, shape (scores of left, scores of right)
+        For a previous visit's value: among visits that have one.
+    variance : mapping Block -> float array, same shape
+        Of the noise that is left in it.
+    """
+
+    basis: Mapping[Var, Floats]
+    covariance: Mapping[Block, Floats]
+    variance: Mapping[Block, Floats]
+
+    def of(self, var: Var) -> Floats:
+        """Return the scores of a variable; the previous visit's value has those of the value itself."""
+        return self.basis[Var("visit", var.position) if var.kind == "lag" else var]
+
+
+NOTHING = Linked({}, {}, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +111,10 @@ class Chain:
         )
         tilt = tilt_of(counts, self.cap)
         for step in self.static:
-            codes = [codes_of(panel, parent, "patient") for parent in step.parents]
+            codes = [codes_of(panel, parent, "patient") for parent in step.looks_at]
             allowed = allowed_cells(panel, step.var, rules, "patient", None)
             # the array inside the panel is filled in place: later columns read it as their parent
-            static[:, step.var.position] = step.model.draw(codes, tilt if step.tilted else None, rng, patients, allowed)
+            static[:, step.var.position] = step.draw(codes, tilt, rng, patients, allowed)
         self._visits(panel, rng, rules)
         return panel
 
@@ -80,12 +134,12 @@ class Chain:
         steps = list(self.visit)
         if steps and self.domain.time is not None and steps[0].var == time_var(self.domain):
             first = steps.pop(0)
-            codes = [codes_of(panel, parent, "visit") for parent in first.parents]
+            codes = [codes_of(panel, parent, "visit") for parent in first.looks_at]
             allowed = allowed_cells(panel, first.var, rules, "visit", None)
-            times = first.model.draw(codes, None, rng, len(panel.visit), allowed)
+            times = first.draw(codes, None, rng, len(panel.visit), allowed)
             # draws of one patient share all parents, so putting them in order changes no table
             panel.visit[:, first.var.position] = times[np.lexsort((times, panel.of_visit))]
-        lagged = any(parent.kind == "lag" for step in steps for parent in step.parents) or any(
+        lagged = any(parent.kind == "lag" for step in steps for parent in step.looks_at) or any(
             rule.parent.kind == "lag" for rule in rules
         )
         if not lagged:
@@ -120,13 +174,14 @@ class Chain:
         owner = panel.of_visit[rows] if len(rows) != len(panel.visit) else panel.of_visit
         known: dict[Var, Ints] = {}
         for step in steps:
-            for parent in step.parents:
+            for parent in step.looks_at:
                 if parent.kind in ("static", "count") and parent not in known:
                     known[parent] = codes_of(panel, parent, "patient")[owner]
         for step in steps:
-            codes = [_at(panel, parent, rows, previous, known) for parent in step.parents]
+            codes = [_at(panel, parent, rows, previous, known) for parent in step.looks_at]
             allowed = allowed_cells(panel, step.var, rules, "visit", (rows, owner, previous))
-            panel.visit[rows, step.var.position] = step.model.draw(codes, None, rng, len(rows), allowed)
+            opening = np.full(len(rows), float(previous is None))
+            panel.visit[rows, step.var.position] = step.draw(codes, opening, rng, len(rows), allowed)
 
 
 def _at(panel: Panel, var: Var, rows: Ints, previous: Ints | None, known: Mapping[Var, Ints]) -> Ints:
@@ -195,6 +250,7 @@ def fit_chain(
     *,
     cap: float,
     rules: Sequence[RowRule] = (),
+    linked: Linked = NOTHING,
 ) -> Chain:
     """Fit the generator to released tables.
 
@@ -209,6 +265,8 @@ def fit_chain(
     pairs : mapping Block -> (centred table over total mass, standard deviation of its noise)
     cap : float
         Row weights are min(1, cap / k).
+    linked : Linked
+        Two-way tables of which only scores are known; a block in `pairs` is left out.
     """
     rng = np.random.default_rng(_PANEL_SEED)
     rows_per_patient = max(law.mean, 0.5) if domain.visit else 1.0
@@ -223,6 +281,7 @@ def fit_chain(
     for position in range(len(domain.static)):
         var = Var("static", position)
         parents = _parents(panel, var, "patient", pairs, centres, set())
+        scored, moments = _moments(panel, var, "patient", pairs, linked, one_way, np.ones(size), set(), lags=False)
         targets = Targets(
             centres[var],
             one_way[var],
@@ -230,37 +289,41 @@ def fit_chain(
             tilt if var in tilted else None,
             tilted.get(var),
             allowed_cells(panel, var, rules, "patient", None),
+            moments,
         )
         model = fit(targets, np.ones(size), iterations=80)
-        step = Step(var, model, tuple(v for v, _ in parents), var in tilted)
+        bases = tuple(basis for _, basis in scored)
+        step = Step(var, model, tuple(v for v, _ in parents), var in tilted, tuple(v for v, _ in scored), bases)
         steps.append(step)
-        codes = [codes_of(panel, parent, "patient") for parent in step.parents]
-        static[:, position] = model.draw(codes, tilt if step.tilted else None, rng, size, targets.allowed)
+        codes = [codes_of(panel, parent, "patient") for parent in step.looks_at]
+        static[:, position] = step.draw(codes, tilt, rng, size, targets.allowed)
     chain = replace(chain, static=tuple(steps))
     if not domain.visit or not len(panel.visit):
         return chain
     weights = np.repeat(np.minimum(1.0, cap / np.maximum(counts, 1)), counts)
     moving: dict[Var, Step] = {}
-    lagged = any(block.left is not None and block.left.kind == "lag" for block in pairs)
+    lagged = any(block.left is not None and block.left.kind == "lag" for block in [*pairs, *linked.covariance])
     order = drawing_order(domain)
     done: set[Var] = set()
     for var in order:
-        moving[var] = _solve(panel, var, pairs, centres, one_way, weights, done, rules, lags=False, start=None)
+        moving[var] = _solve(panel, var, pairs, centres, one_way, weights, done, rules, linked, lags=False, start=None)
         done.add(var)
         now = replace(chain, visit=tuple(moving[v] for v in order if v in done))
         now._visits_of(panel, var, rng, rules)
     chain = replace(chain, visit=tuple(moving[v] for v in order))
     for number in range(PASSES if lagged else 0):
-        if number:
-            chain._visits(panel, rng, rules)
         for at, var in enumerate(order):
             if var == time_var(domain):
                 continue
             start = moving[var].model if number else None
             moving[var] = _solve(
-                panel, var, pairs, centres, one_way, weights, set(order[:at]), rules, lags=True, start=start
+                panel, var, pairs, centres, one_way, weights, set(order[:at]), rules, linked, lags=True, start=start
             )
-        chain = replace(chain, visit=tuple(moving[v] for v in order))
+            chain = replace(chain, visit=tuple(moving[v] for v in order))
+            # In the first pass the next column is solved on visits that already move like the ones before it: on
+            # visits that do not, what the columns ask for together may be impossible.
+            if number == 0 or at == len(order) - 1:
+                chain._visits(panel, rng, rules)
     return chain
 
 
@@ -302,12 +365,66 @@ def _solve(
     weights: Floats,
     drawn: set[Var],
     rules: Sequence[RowRule],
+    linked: Linked,
     *,
     lags: bool,
     start: Conditional | None,
 ) -> Step:
     parents = _parents(panel, var, "visit", pairs, centres, drawn, lags=lags)
     allowed = allowed_cells(panel, var, [r for r in rules if lags or r.parent.kind != "lag"], "visit", None)
-    targets = Targets(centres[var], one_way[var], tuple(p for _, p in parents), allowed=allowed)
-    model = fit(targets, weights, start=start)
-    return Step(var, model, tuple(v for v, _ in parents))
+    scored, moments = _moments(panel, var, "visit", pairs, linked, one_way, weights, drawn, lags=lags)
+    parts = tuple(p for _, p in parents)
+    opening, at_opening = None, None
+    if lags and any(v.kind == "lag" for v in [*(v for v, _ in parents), *(v for v, _ in scored)]):
+        # First visits have logits of their own, so that first and later ones each have the released one-way table: a
+        # chain that is only right on average drifts from visit to visit where values persist.
+        opening = (codes_of(panel, Var("lag", var.position), "visit") < 0).astype(np.float64)
+        at_opening = one_way[var] * float(weights @ opening / weights.sum())
+    targets = Targets(centres[var], one_way[var], parts, opening, at_opening, allowed, moments)
+    model = fit(targets, weights, start=start, iterations=ITERATIONS)
+    bases = tuple(basis for _, basis in scored)
+    return Step(var, model, tuple(v for v, _ in parents), opening is not None, tuple(v for v, _ in scored), bases)
+
+
+def _moments(
+    panel: Panel,
+    var: Var,
+    level: str,
+    pairs: Mapping[Block, tuple[Floats, float]],
+    linked: Linked,
+    one_way: Mapping[Var, Floats],
+    weights: Floats,
+    drawn: set[Var],
+    *,
+    lags: bool,
+) -> tuple[list[tuple[Var, Floats]], Moments | None]:
+    """Return the columns whose scores are known to move with `var`, centred on the panel, and the targets."""
+    found: list[tuple[Var, Floats]] = []
+    scores, goals, slacks = [], [], []
+    w = weights / weights.sum()
+    right_scores = linked.of(var) - one_way[var] @ linked.of(var) if var in linked.basis else np.zeros((0, 0))
+    for block, table in linked.covariance.items():
+        if block.level != level or block.left is None or block in pairs:
+            continue
+        left, right, covariance, variance = block.left, block.right, table, linked.variance[block]
+        if left == var and right in drawn:
+            left, right, covariance, variance = right, left, table.T, variance.T
+        if right != var or (left.kind == "visit" and left not in drawn) or (left.kind == "lag" and not lags):
+            continue
+        codes = codes_of(panel, left, level)
+        here = codes >= 0
+        share = float(w @ here)
+        if share <= 0 or not covariance.any():
+            continue
+        raw = linked.of(left)
+        basis = raw - (w * here) @ raw[np.maximum(codes, 0)] / share
+        found.append((left, basis))
+        scores.append(basis[np.maximum(codes, 0)] * here[:, None])
+        # no more than the scores can move together: their deviations here may be smaller than where they were released
+        most = np.outer(np.sqrt(w @ scores[-1] ** 2 / share), np.sqrt(one_way[var] @ right_scores**2))
+        goals.append(np.clip(covariance, -LARGEST * most, LARGEST * most) * share)
+        slacks.append(variance * SLACK)
+    if not found:
+        return [], None
+    joined = Moments(np.concatenate(scores, axis=1), right_scores, np.concatenate(goals), np.concatenate(slacks))
+    return found, joined

@@ -2,9 +2,10 @@
 
 The model of a column x with parents a, b, ... is a softmax over its cells,
 
-    logit(x | a, b, ...) = f0(x) + f_a(a, x) + f_b(b, x) + t g(x),
+    logit(x | a, b, ...) = f0(x) + f_a(a, x) + f_b(b, x) + s(c, d, ...)' B r(x) + t g(x),
 
-with t a public number of the row (here the number of visits over its mean). Fitting sets the parameters such that, on
+with s and r scores (`confide.synthesis.scores`) where only their covariances were released, and t a public number of
+the row (here the number of visits over its mean). Fitting sets the parameters such that, on
 rows whose parents were already simulated, one-way and centred two-way tables equal the released ones: an exponential
 family's maximum-likelihood equations with noisy sufficient statistics. No junction tree is needed, because parents are
 always known when a column is drawn, so any number of two-way tables per column is as cheap as one.
@@ -52,14 +53,18 @@ class Conditional:
     base: Floats
     tables: tuple[Floats, ...] = ()
     tilt: Floats | None = None
+    slopes: Floats | None = None
+    parameters: Floats | None = None
 
-    def logits(self, parents: Sequence[Ints], tilt: Floats | None, rows: int) -> Floats:
+    def logits(self, parents: Sequence[Ints], tilt: Floats | None, rows: int, scores: Floats | None = None) -> Floats:
         """Return the logits of every row, shape (rows, cells)."""
         values = np.broadcast_to(self.base, (rows, len(self.base))).copy()
         for table, codes in zip(self.tables, parents, strict=True):
             values += table[codes]
         if self.tilt is not None and tilt is not None:
             values += tilt[:, None] * self.tilt
+        if self.slopes is not None and scores is not None:
+            values += scores @ self.slopes
         return values
 
     def draw(
@@ -69,9 +74,10 @@ class Conditional:
         rng: np.random.Generator,
         rows: int,
         allowed: npt.NDArray[np.bool_] | None = None,
+        scores: Floats | None = None,
     ) -> Ints:
         """Draw one value a row; `allowed` masks out cells, shape (rows, cells)."""
-        return draw_rows(probabilities(self.logits(parents, tilt, rows), allowed), rng, parents)
+        return draw_rows(probabilities(self.logits(parents, tilt, rows, scores), allowed), rng, parents)
 
 
 def probabilities(logits: Floats, allowed: npt.NDArray[np.bool_] | None = None) -> Floats:
@@ -100,6 +106,27 @@ def draw_rows(p: Floats, rng: np.random.Generator, alike: Sequence[Ints] = ()) -
 
 
 @dataclass(frozen=True, eq=False)
+class Moments:
+    """Released covariances of scores: of columns that are known on a row with the column that is drawn.
+
+    Attributes
+    ----------
+    scores : float array, shape (rows, K)
+        Centred scores of the known columns; 0 where one does not apply.
+    right : float array, shape (cells, S)
+        Scores of the column, centred at its one-way distribution.
+    goal : float array, shape (K, S)
+    slack : float array, shape (K, S)
+        Variance that the fit may use to stay away from the goal.
+    """
+
+    scores: Floats
+    right: Floats
+    goal: Floats
+    slack: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class Targets:
     """What the fit has to meet: one-way distribution, its tilted companion and the two-way tables."""
 
@@ -109,6 +136,7 @@ class Targets:
     tilt: Floats | None = None
     tilted: Floats | None = None
     allowed: npt.NDArray[np.bool_] | None = field(default=None)
+    moments: Moments | None = None
 
 
 def _grouped(targets: Targets, weights: Floats) -> tuple[Targets, Floats]:
@@ -147,7 +175,9 @@ def fit(targets: Targets, weights: Floats, *, start: Conditional | None = None, 
     Minimises the convex dual by L-BFGS:
     sum_r w_r log Z_r - <targets, parameters> + sum slack / (p q) parameters^2 / 2.
     """
-    targets, weights = _grouped(targets, weights)
+    moments = targets.moments
+    if moments is None:
+        targets, weights = _grouped(targets, weights)
     n, rows = len(targets.one_way), len(weights)
     w = weights / weights.sum()
     tilt = targets.tilt
@@ -163,6 +193,11 @@ def fit(targets: Targets, weights: Floats, *, start: Conditional | None = None, 
         goal.append(parent.interaction.ravel())
         mass = np.outer(np.maximum(parent.centre, 1e-4), safe)
         ridge.append((1e-7 / np.maximum(mass, 1e-3) + parent.slack / mass).ravel())
+    if moments is not None:
+        sizes.append(moments.goal.size)
+        edges = np.append(edges, edges[-1] + moments.goal.size)
+        goal.append(moments.goal.ravel())
+        ridge.append((1e-4 + moments.slack).ravel())
     aim, penalty = np.concatenate(goal), np.concatenate(ridge)
     codes = [np.where(p.codes < 0, len(p.centre), p.codes) for p in targets.parents]
     present = [p.codes >= 0 for p in targets.parents]
@@ -173,11 +208,15 @@ def fit(targets: Targets, weights: Floats, *, start: Conditional | None = None, 
             at = number + 1 + (tilt is not None)
             raw = x[edges[at] : edges[at + 1]].reshape(len(parent.centre), n)
             tables.append(np.vstack([raw - parent.centre @ raw, np.zeros(n)]))
-        return Conditional(x[:n].copy(), tuple(tables), x[n : 2 * n].copy() if tilt is not None else None)
+        slopes = None
+        if moments is not None:
+            slopes = x[edges[-2] :].reshape(moments.goal.shape) @ moments.right.T
+        tilted = x[n : 2 * n].copy() if tilt is not None else None
+        return Conditional(x[:n].copy(), tuple(tables), tilted, slopes, x)
 
     def loss(x: Floats) -> tuple[float, Floats]:
         model = unpack(x)
-        logits = model.logits(codes, tilt, rows)
+        logits = model.logits(codes, tilt, rows, None if moments is None else moments.scores)
         if targets.allowed is not None:
             logits = np.where(targets.allowed, logits, -np.inf)
         top = logits.max(1, keepdims=True)
@@ -197,17 +236,15 @@ def fit(targets: Targets, weights: Floats, *, start: Conditional | None = None, 
             table = table[:-1]
             value -= float((model.tables[len(gradient) - 1 - (tilt is not None)] @ targets.centre)[code] @ (w * here))
             gradient.append((table - np.outer(parent.centre, table.sum(0))).ravel())
+        if moments is not None:
+            gradient.append((moments.scores.T @ (weighted @ moments.right)).ravel())
         expected = np.concatenate(gradient)
         return value - float(aim @ x) + 0.5 * float(penalty @ x**2), expected - aim + penalty * x
 
     x0 = np.zeros(edges[-1])
     x0[:n] = np.log(np.maximum(targets.one_way, 1e-7))
-    if start is not None:
-        x0 = np.concatenate(
-            [start.base]
-            + ([start.tilt] if start.tilt is not None else [])
-            + [table[:-1].ravel() for table in start.tables]
-        )
+    if start is not None and start.parameters is not None and start.parameters.shape == x0.shape:
+        x0 = start.parameters
     bounds = [(-LOGIT_LIMIT, LOGIT_LIMIT)] * len(x0)
     found = optimize.minimize(
         loss,

@@ -25,10 +25,11 @@ import numpy as np
 from confide.accounting import Guarantee
 from confide.errors import InputError
 from confide.synthesis.base import Measurement, NoisyModel, RowRule, Synthesizer
-from confide.synthesis.chain import fit_chain
+from confide.synthesis.chain import NOTHING, Linked, fit_chain
 from confide.synthesis.contributions import Block, Var, batch_rows, batch_sum, block_size, cells_of, name_of, split
 from confide.synthesis.domain import Column, Domain, Floats, Ints, Panel
 from confide.synthesis.estimates import posterior_distribution, posterior_interaction
+from confide.synthesis.links import products_of, read_links
 from confide.synthesis.meter import Meter
 from confide.synthesis.rules import (
     Allocation,
@@ -47,6 +48,7 @@ SHARE_SCORES = 0.08
 SCORE_SNR = 1.0
 STRONG_NORM = 0.2
 TARGET_WEIGHT = 2.0
+LINK_SHARE = 0.2
 
 
 def _ones(counts: Ints) -> Floats:
@@ -225,6 +227,27 @@ class _Fit:
         ordered = [item for item in ordered if item[0] > 0]
         return [block for _, block, _ in ordered], [candidate for _, _, candidate in ordered]
 
+    def _links(self, law: CountLaw, centres: dict[Var, Floats]) -> Linked:
+        blocks = candidate_blocks(self.domain)
+        share = LINK_SHARE
+        if self.options.structure == "none" or not blocks or share <= 0:
+            return NOTHING
+        products = products_of(self.domain, blocks, centres, TARGET_WEIGHT)
+        clip = products.typical
+        exact = products.total(self.panel, centres, clip=clip, scale=self.scale)
+        noisy = self.meter.gaussian("covariances of scores", exact, sensitivity=clip, share=share)
+        k = np.maximum(law.values, 1.0)
+        some = float(law.p @ (law.values > 0.5)) if self.domain.visit else 1.0
+        lagged = float(law.p @ ((law.values > 0.5) * (k - 1) / k)) if self.domain.visit else 0.0
+        return read_links(
+            products,
+            noisy,
+            self.meter.deviation(clip, share),
+            patients=law.patients,
+            with_visits=law.patients * max(some, 0.05),
+            with_lag=law.patients * lagged,
+        )
+
     def _joint(
         self, at_patient: list[Block], at_visit: list[Block], centres: dict[Var, Floats], clip: float, total: Floats
     ) -> Floats:
@@ -250,6 +273,7 @@ class _Fit:
 
     def run(self) -> NoisyModel:
         law, centres = self._first()
+        linked = self._links(law, centres)
         blocks, candidates = self._scores(law, centres)
         left = self.meter.left * (1 - 1e-9)
         at_patient = [Block("patient", var) for var in (*self.count_vars, *self.static_vars)]
@@ -278,7 +302,15 @@ class _Fit:
             law = self._law(law.patients, one_way)
         pairs = self._pairs(law, centres, one_way, blocks, plan, left)
         chain = fit_chain(
-            self.domain, law, {**centres, **one_way}, one_way, tilted, pairs, cap=self.cap, rules=self.rules
+            self.domain,
+            law,
+            {**centres, **one_way},
+            one_way,
+            tilted,
+            pairs,
+            cap=self.cap,
+            rules=self.rules,
+            linked=linked,
         )
         return NoisyModel(
             method=self.options.name,
