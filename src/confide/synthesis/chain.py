@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from confide.errors import RunError
 from confide.synthesis.base import RowRule
-from confide.synthesis.conditional import Conditional, Moments, Parent, Targets, draw_rows, fit
+from confide.synthesis.conditional import Conditional, Moments, Parent, Targets, draw_rows, fit, probabilities
 from confide.synthesis.contributions import Block, Centres, Var, centre_of, codes_of
 from confide.synthesis.domain import Domain, Floats, Ints, Panel
 from confide.synthesis.rules import CountLaw, count_values
 
-PANEL_ROWS = 25_000
+PANEL_ROWS = 16_000
 PASSES = 2
 LARGEST = 0.95
 ITERATIONS = 40
@@ -57,6 +57,12 @@ class Step:
         parents, scored = codes[: len(self.parents)], codes[len(self.parents) :]
         scores = join_scores(self.bases, scored, rows) if self.scored else None
         return self.model.draw(parents, tilt if self.tilted else None, rng, rows, allowed, scores)
+
+    def probabilities(self, codes: Sequence[Ints], rows: int, allowed: npt.NDArray[np.bool_] | None) -> Floats:
+        """Return the probabilities of every row's cells; `codes` are those of `looks_at`."""
+        parents, scored = codes[: len(self.parents)], codes[len(self.parents) :]
+        scores = join_scores(self.bases, scored, rows) if self.scored else None
+        return probabilities(self.model.logits(parents, None, rows, scores), allowed)
 
 
 def join_scores(bases: Sequence[Floats], codes: Sequence[Ints], rows: int) -> Floats:
@@ -311,13 +317,25 @@ def fit_chain(
         now = replace(chain, visit=tuple(moving[v] for v in order if v in done))
         now._visits_of(panel, var, rng, rules)
     chain = replace(chain, visit=tuple(moving[v] for v in order))
+    without = dict(moving)
     for number in range(PASSES if lagged else 0):
         for at, var in enumerate(order):
             if var == time_var(domain):
                 continue
             start = moving[var].model if number else None
             moving[var] = _solve(
-                panel, var, pairs, centres, one_way, weights, set(order[:at]), rules, linked, lags=True, start=start
+                panel,
+                var,
+                pairs,
+                centres,
+                one_way,
+                weights,
+                set(order[:at]),
+                rules,
+                linked,
+                lags=True,
+                start=start,
+                without=without[var],
             )
             chain = replace(chain, visit=tuple(moving[v] for v in order))
             # In the first pass the next column is solved on visits that already move like the ones before it: on
@@ -369,6 +387,7 @@ def _solve(
     *,
     lags: bool,
     start: Conditional | None,
+    without: Step | None = None,
 ) -> Step:
     parents = _parents(panel, var, "visit", pairs, centres, drawn, lags=lags)
     allowed = allowed_cells(panel, var, [r for r in rules if lags or r.parent.kind != "lag"], "visit", None)
@@ -376,10 +395,16 @@ def _solve(
     parts = tuple(p for _, p in parents)
     opening, at_opening = None, None
     if lags and any(v.kind == "lag" for v in [*(v for v, _ in parents), *(v for v, _ in scored)]):
-        # First visits have logits of their own, so that first and later ones each have the released one-way table: a
-        # chain that is only right on average drifts from visit to visit where values persist.
-        opening = (codes_of(panel, Var("lag", var.position), "visit") < 0).astype(np.float64)
-        at_opening = one_way[var] * float(weights @ opening / weights.sum())
+        # First visits have logits of their own and are distributed as without looking back: a chain that is only right
+        # on average over first and later visits drifts where values persist.
+        first = codes_of(panel, Var("lag", var.position), "visit") < 0
+        opening = first.astype(np.float64)
+        rows = np.flatnonzero(first)
+        assert without is not None
+        codes = [codes_of(panel, v, "visit")[rows] for v in without.looks_at]
+        p = without.probabilities(codes, len(rows), None if allowed is None else allowed[rows])
+        w = weights[rows] / weights.sum()
+        at_opening = w @ p
     targets = Targets(centres[var], one_way[var], parts, opening, at_opening, allowed, moments)
     model = fit(targets, weights, start=start, iterations=ITERATIONS)
     bases = tuple(basis for _, basis in scored)

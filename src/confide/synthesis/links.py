@@ -98,8 +98,9 @@ def read_links(
         Mass of patient rows, of visits, and of visits with a previous one (at weight 1/k).
     """
     variables = list(products.scores.basis)
+    scale = products.scores.scale
     place = offsets(products.scores, variables)
-    size = max((s.stop for s in place.values()), default=0)
+    size = sum(basis.shape[1] for basis in products.scores.basis.values())
     matrix, known = np.zeros((size, size)), np.zeros((size, size), dtype=bool)
     parts: dict[Block, Floats] = {}
     at = 0
@@ -121,15 +122,15 @@ def read_links(
         assert block.left is not None
         if block.left.kind == "lag":
             continue
-        units = np.outer(products.scores.scale[block.left], products.scores.scale[block.right])
+        units = np.outer(scale[block.left], scale[block.right])
         covariance[block] = clean[place[block.left], place[block.right]] / units
         variance[block] = (deviation / patients / units) ** 2
     if lags and with_lag > 0.02 * patients:
-        units = {b: np.outer(*(2 * [products.scores.scale[b.right]])) for b in lags}
-        own = np.concatenate([(parts[b] / units[b]).diagonal() / with_lag for b in lags])
-        errors = np.concatenate([deviation / units[b].diagonal() / with_lag for b in lags])
-        pulled = np.split(pull_together(own, errors), np.cumsum([len(units[b]) for b in lags])[:-1])
+        squares = {b: np.outer(scale[b.right], scale[b.right]) for b in lags}
+        own = np.concatenate([(parts[b] / squares[b]).diagonal() / with_lag for b in lags])
+        errors = np.concatenate([deviation / squares[b].diagonal() / with_lag for b in lags])
+        pulled = np.split(pull_together(own, errors), np.cumsum([len(squares[b]) for b in lags])[:-1])
         for block, diagonal in zip(lags, pulled, strict=True):
             covariance[block] = np.diag(np.clip(diagonal, -0.97, 0.97))
-            variance[block] = (deviation / with_lag / units[block]) ** 2
+            variance[block] = (deviation / with_lag / squares[block]) ** 2
     return Linked(basis, covariance, variance)

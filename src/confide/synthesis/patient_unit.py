@@ -48,7 +48,8 @@ SHARE_SCORES = 0.08
 SCORE_SNR = 1.0
 STRONG_NORM = 0.2
 TARGET_WEIGHT = 2.0
-LINK_SHARE = 0.2
+# Share of the covariances of scores: more where nothing but them will be measured of dependence.
+LINK_SHARE_ALONE, LINK_SHARE = 0.2, 0.12
 
 
 def _ones(counts: Ints) -> Floats:
@@ -191,10 +192,10 @@ class _Fit:
         blocks = candidate_blocks(self.domain)
         if self.options.structure == "none" or not blocks:
             return [], []
+        if not self._tables_can_pay(law, centres):
+            return [], []
         typical = typical_norm(self.domain, blocks, centres)
         deviation = self.meter.deviation(typical, SHARE_SCORES)
-        if STRONG_NORM * law.patients < SCORE_SNR * deviation:
-            return [], []
         at_patient = [b for b in blocks if b.level == "patient"]
         at_visit = [b for b in blocks if b.level == "visit"]
         rows = np.zeros(sum(block_size(self.domain, b) for b in blocks))
@@ -227,11 +228,16 @@ class _Fit:
         ordered = [item for item in ordered if item[0] > 0]
         return [block for _, block, _ in ordered], [candidate for _, _, candidate in ordered]
 
+    def _tables_can_pay(self, law: CountLaw, centres: dict[Var, Floats]) -> bool:
+        """Whether a strong dependence in a whole two-way table could be told from noise: a public rule."""
+        typical = typical_norm(self.domain, candidate_blocks(self.domain), centres)
+        return STRONG_NORM * law.patients >= SCORE_SNR * self.meter.deviation(typical, SHARE_SCORES)
+
     def _links(self, law: CountLaw, centres: dict[Var, Floats]) -> Linked:
         blocks = candidate_blocks(self.domain)
-        share = LINK_SHARE
-        if self.options.structure == "none" or not blocks or share <= 0:
+        if self.options.structure == "none" or not blocks:
             return NOTHING
+        share = LINK_SHARE if self._tables_can_pay(law, centres) else LINK_SHARE_ALONE
         products = products_of(self.domain, blocks, centres, TARGET_WEIGHT)
         clip = products.typical
         exact = products.total(self.panel, centres, clip=clip, scale=self.scale)
