@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from confide.errors import InputError
+
+if TYPE_CHECKING:
+    pass
 
 
 def synthesize(
@@ -18,6 +21,10 @@ def synthesize(
         str | None, typer.Option("--ledger", help="Ledger URL; else the study's, else CONFIDE_LEDGER.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of releases instead of the study's.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the latest unfinished run of this study; nothing is paid twice."),
+    ] = False,
 ) -> None:
     """Reserve the price, learn the tables through noise, and write synthetic ones with certificate and report."""
     from confide.studies.synthesis_run import run_synthesis

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,11 @@ from confide.evaluation import split_contributors
 from confide.mechanisms import OSNoise, SecureNoise, SeededNoise
 from confide.release import LedgerReference, Release
 from confide.report import guarantee_sentence
+from confide.studies import state
 from confide.studies.run import open_ledger, refuse_unconfirmed
 from confide.synthesis import Meter, NoisyModel, Panel
 from confide.synthesis.coding import Bools, Coded, read_coded
+from confide.synthesis.journal import FileJournal
 from confide.synthesis.linked import events_for, linked_patients
 from confide.synthesis.meter import gaussian_mu
 from confide.synthesis.study import SynthesisStudy, parse_synthesis_study
@@ -107,7 +110,13 @@ def load_synthesis(path: Path) -> tuple[SynthesisStudy, str]:
 
 
 def run_synthesis(
-    path: Path, *, accept: Callable[[list[str]], None], ledger_url: str | None = None, output: Path | None = None
+    path: Path,
+    *,
+    accept: Callable[[list[str]], None],
+    ledger_url: str | None = None,
+    output: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[str, float], None] | None = None,
 ) -> SynthesisOutcome:
     """Run a synthesis study from data to a committed release.
 
@@ -119,6 +128,10 @@ def run_synthesis(
         Takes lines about the price; raises to stop before anything is spent.
     ledger_url, output : optional
         Instead of what the study says.
+    resume : bool
+        Go on with the latest unfinished run of this study: its reservation and the answers it already paid for.
+    progress : function, optional
+        Called with (what was asked, share of the budget spent) after every noisy answer.
 
     Raises
     ------
@@ -142,20 +155,38 @@ def run_synthesis(
     class_of = np.zeros(len(coded.ids), dtype=np.int64)
     if coded.levels is not None:
         class_of = np.array([list(levels).index(level) for level in coded.levels.tolist()], dtype=np.int64)
-    with open_ledger(study, base, ledger_url) as ledger:
-        accept(price_lines(study))
-        reservation = ledger.reserve(
-            release=study.name,
-            contributors=coded.ids.tolist(),
-            class_of=class_of,
-            classes=[plan.guarantee(level) for level in plan.classes],
-            data_set=data_set_of(study),
-            exhausted=study.ledger.exhausted,
-            **study.ledger.flow,
+    releases = output if output is not None else base / study.output.dir
+    internal = releases.parent / "internal"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    going_on = state.pick(internal, study.name) if resume else None
+    if going_on is not None and going_on.study_sha256 != digest:
+        raise InputError(
+            "the study file changed since this run began",
+            where=str(path),
+            expected="the study as it was",
+            remedy="put it back, or start a new run without --resume (what was reserved stays reserved)",
         )
+    run = going_on or state.RunState(state.new_name(study.name), digest, secrets.token_hex(32))
+    with state.alone(internal, run), open_ledger(study, base, ledger_url) as ledger:
+        if run.reservation is not None:
+            reservation = ledger.resume(run.reservation, coded.ids.tolist())
+        else:
+            accept(price_lines(study))
+            reservation = ledger.reserve(
+                release=study.name,
+                contributors=coded.ids.tolist(),
+                class_of=class_of,
+                classes=[plan.guarantee(level) for level in plan.classes],
+                data_set=data_set_of(study),
+                exhausted=study.ledger.exhausted,
+                **study.ledger.flow,
+            )
+            run.reservation, run.stage = reservation.id, "reserved"
+            state.save(internal, run)
         ledger.start(reservation.id)
         admitted = coded.subset(np.asarray(reservation.admitted, dtype=bool))
-        fitted = fit_tables(study, admitted, levels)
+        journals = Journals(state.run_folder(internal, run.name), text)
+        fitted = fit_tables(study, admitted, levels, journals=journals, progress=progress)
         panel, events = fitted.sample(study.sample.patients, generator_of(study))
         receipt = LedgerReference(ledger=ledger.id, reservation=reservation.id)
         folder = write_tables(
@@ -168,10 +199,11 @@ def run_synthesis(
             real=admitted,
             held_out=everybody.subset(held_out),
             receipt=receipt,
-            releases=output if output is not None else base / study.output.dir,
+            releases=releases,
         )
         release = Release.load(folder)
         ledger.commit(reservation.id, release_hash=release.digest)
+        state.forget(internal, run)
     lines = (guarantee_sentence(release.certificate), estimand_line(study))
     return SynthesisOutcome(release, lines, paths_of(folder))
 
@@ -256,30 +288,81 @@ def plan_of(study: SynthesisStudy) -> tuple[TablePlan, dict[str, float]]:
     return TablePlan(study.delta, method, classes, guarantees), levels
 
 
-def fit_tables(study: SynthesisStudy, coded: Coded, levels: dict[str, float]) -> FittedTables:
-    """Learn all tables under one budget; each event table has its declared share of it."""
+@dataclass(frozen=True)
+class Journals:
+    """Where the noisy answers of a run are kept, one file for each kind of table."""
+
+    folder: Path
+    text: str
+
+    def open(self, number: int, panel: Panel) -> FileJournal:
+        """Open the journal of one kind of table."""
+        return FileJournal(self.folder / f"answers-{number}.jsonl", text=self.text, panel=panel)
+
+
+def fit_tables(
+    study: SynthesisStudy,
+    coded: Coded,
+    levels: dict[str, float],
+    *,
+    journals: Journals | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> FittedTables:
+    """Learn all tables under one budget; each event table has its declared share of it.
+
+    Parameters
+    ----------
+    journals : optional
+        Makes the run resumable.
+    progress : function, optional
+        Called with (what was asked, share of the whole budget spent).
+    """
     scale = None
     if coded.levels is not None:
         top = gaussian_mu(max(levels.values()), study.delta)
         part = {name: gaussian_mu(e, study.delta) / top for name, e in levels.items()}
         scale = np.minimum(np.array([part[level] for level in coded.levels.tolist()]), 1.0)
+    before = 0.0
+
+    def meter_of(part: float, number: int, panel: Panel) -> Meter:
+        journal = journals.open(number, panel) if journals is not None else None
+        start = before
+
+        def tell(name: str, spent: float) -> None:
+            if progress is not None:
+                progress(name, start + part * spent)
+
+        return _meter(study, levels, part, number, journal=journal, progress=tell)
+
     main = study.synthesizer().fit(
-        coded.panel, _meter(study, levels, study.share, 0), scale=scale, rules=study.row_rules()
+        coded.panel, meter_of(study.share, 0, coded.panel), scale=scale, rules=study.row_rules()
     )
+    before += study.share
     events = {}
     for number, (name, section) in enumerate(study.events.items(), 1):
-        meter = _meter(study, levels, section.share, number)
+        meter = meter_of(section.share, number, coded.events[name])
         events[name] = study.synthesizer().fit(coded.events[name], meter, scale=scale, rules=study.row_rules(name))
+        before += section.share
     return FittedTables(main, events)
 
 
-def _meter(study: SynthesisStudy, levels: dict[str, float], part: float, stream: int) -> Meter:
+def _meter(
+    study: SynthesisStudy,
+    levels: dict[str, float],
+    part: float,
+    stream: int,
+    *,
+    journal: FileJournal | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Meter:
     noise: Any = OSNoise() if study.privacy.noise == "os" else SecureNoise()
     if study.privacy.seed is not None:
         noise = SeededNoise(study.privacy.seed + stream)
     top = max(levels.values())
     smallest = min(gaussian_mu(e, study.delta) for e in levels.values()) / gaussian_mu(top, study.delta)
-    return Meter(epsilon=top, delta=study.delta, noise=noise, smallest=smallest, part=part)
+    return Meter(
+        epsilon=top, delta=study.delta, noise=noise, smallest=smallest, part=part, journal=journal, progress=progress
+    )
 
 
 def generator_of(study: SynthesisStudy, stream: int = 0) -> np.random.Generator:

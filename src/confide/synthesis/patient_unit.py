@@ -45,7 +45,7 @@ SHARE_PATIENTS = 0.03
 SHARE_FIRST = 0.12
 SHARE_SCORES = 0.08
 # Below this many standard deviations a strong dependence (norm 0.2 per patient) could not be told from noise.
-SCORE_SNR = 1.0
+SCORE_SNR = 2.0
 STRONG_NORM = 0.2
 TARGET_WEIGHT = 2.0
 # Share of the covariances of scores: more where nothing but them will be measured of dependence.
