@@ -19,6 +19,7 @@ from confide.synthesis.flow import SplineFlow
 from confide.synthesis.meter import Meter
 from confide.synthesis.pategan import PateGAN
 from confide.synthesis.patient_unit import PatientUnit
+from confide.synthesis.stream import StreamedPanel
 from confide.synthesis.trees import FlatTree
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "PatientUnit",
     "RowRule",
     "SplineFlow",
+    "StreamedPanel",
     "Synthesizer",
 ]

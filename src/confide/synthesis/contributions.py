@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -143,14 +144,29 @@ def batch_rows(
     return rows
 
 
-def _chunks(panel: Panel, cells: int) -> Iterator[tuple[int, int]]:
-    size = max(1, CHUNK_BYTES // (8 * 3 * max(1, cells)))
-    for start in range(0, panel.patients, size):
-        yield start, min(start + size, panel.patients)
+class Patients(Protocol):
+    """Patients with their visits, in memory or on disk (`Panel`, `confide.synthesis.stream.StreamedPanel`)."""
+
+    @property
+    def domain(self) -> Domain:
+        """Public domain."""
+
+    @property
+    def patients(self) -> int:
+        """Number of patients (private)."""
+
+    def blocks(self, size: int) -> Iterator[tuple[int, Panel]]:
+        """Return (number of the first patient, panel of at most `size` patients), one after the other."""
+        ...
+
+
+def block_patients(cells: int) -> int:
+    """Return how many patients' contributions of so many cells are held in memory at a time."""
+    return max(1, CHUNK_BYTES // (8 * 3 * max(1, cells)))
 
 
 def batch_sum(
-    panel: Panel,
+    panel: Patients,
     blocks: Sequence[Block],
     centres: Centres,
     *,
@@ -161,9 +177,9 @@ def batch_sum(
     """Return the sum over patients of `batch_rows`, in chunks of patients so that memory does not grow with them."""
     cells = sum(block_size(panel.domain, block) for block in blocks)
     total = np.zeros(cells)
-    for start, stop in _chunks(panel, cells):
-        part = None if scale is None else scale[start:stop]
-        total += batch_rows(panel.slice(start, stop), blocks, centres, clip=clip, weight=weight, scale=part).sum(0)
+    for start, piece in panel.blocks(block_patients(cells)):
+        part = None if scale is None else scale[start : start + piece.patients]
+        total += batch_rows(piece, blocks, centres, clip=clip, weight=weight, scale=part).sum(0)
     return total
 
 

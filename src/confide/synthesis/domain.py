@@ -11,7 +11,7 @@ as an argument, its `repr` shows nothing, and mechanisms reach it through `confi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -186,6 +186,11 @@ class Panel:
             self.counts[start:stop],
             self.keys[start:stop],
         )
+
+    def blocks(self, size: int) -> Iterator[tuple[int, Panel]]:
+        """Return (number of the first patient, panel of at most `size` patients), one after the other."""
+        for start in range(0, self.patients, size):
+            yield start, self.slice(start, min(start + size, self.patients))
 
     def keep(self, wanted: npt.NDArray[np.bool_]) -> Panel:
         """Return some patients with all their visits."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from confide.synthesis.chain import Linked
-from confide.synthesis.contributions import Block, Var, batch_rows, block_size
-from confide.synthesis.domain import Domain, Floats, Panel
+from confide.synthesis.contributions import Block, Patients, Var, batch_rows, block_size
+from confide.synthesis.domain import Domain, Floats
 from confide.synthesis.first import column_of, ones, per_patient
 from confide.synthesis.scores import Scores, denoise, offsets, pull_together
 
@@ -46,7 +46,7 @@ class Products:
             total += float((left**2).sum() * (right**2).sum())
         return math.sqrt(total) or 1.0
 
-    def total(self, panel: Panel, centres: Mapping[Var, Floats], *, clip: float, scale: Floats | None) -> Floats:
+    def total(self, panel: Patients, centres: Mapping[Var, Floats], *, clip: float, scale: Floats | None) -> Floats:
         """Return the clipped sum over patients: patient rows and visits (weight 1/k) side by side."""
         maps = []
         for block in self.blocks:
@@ -56,9 +56,7 @@ class Products:
         cells = max(block_size(self.domain, block) for block in self.blocks)
         size = max(1, CHUNK_BYTES // (8 * (width + 3 * cells)))
         total = np.zeros(width)
-        for start in range(0, panel.patients, size):
-            stop = min(start + size, panel.patients)
-            part = panel.slice(start, stop)
+        for start, part in panel.blocks(size):
             rows = np.concatenate(
                 [
                     batch_rows(part, [b], centres, clip=math.inf, weight=ones if b.level == "patient" else per_patient)
@@ -69,7 +67,7 @@ class Products:
             )
             factor = np.minimum(1.0, clip / np.maximum(np.linalg.norm(rows, axis=1), 1e-300))
             if scale is not None:
-                factor = factor * scale[start:stop]
+                factor = factor * scale[start : start + part.patients]
             total += factor @ rows
         return total
 

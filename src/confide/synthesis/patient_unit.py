@@ -26,8 +26,18 @@ from confide.accounting import Guarantee
 from confide.errors import InputError
 from confide.synthesis.base import Measurement, NoisyModel, RowRule, Synthesizer
 from confide.synthesis.chain import NOTHING, Linked, fit_chain
-from confide.synthesis.contributions import Block, Var, batch_rows, batch_sum, block_size, cells_of, name_of, split
-from confide.synthesis.domain import Column, Domain, Floats, Ints, Panel
+from confide.synthesis.contributions import (
+    Block,
+    Patients,
+    Var,
+    batch_rows,
+    batch_sum,
+    block_size,
+    cells_of,
+    name_of,
+    split,
+)
+from confide.synthesis.domain import Column, Domain, Floats, Ints
 from confide.synthesis.estimates import posterior_distribution, posterior_interaction
 from confide.synthesis.links import products_of, read_links
 from confide.synthesis.meter import Meter
@@ -114,7 +124,7 @@ class PatientUnit(Synthesizer):
     name: str = "patient-unit"
 
     def fit(
-        self, panel: Panel, meter: Meter, *, scale: Floats | None = None, rules: Sequence[RowRule] = ()
+        self, panel: Patients, meter: Meter, *, scale: Floats | None = None, rules: Sequence[RowRule] = ()
     ) -> NoisyModel:
         """Measure, fit and return the noisy model; see `Synthesizer.fit`."""
         if self.estimand not in ("visit", "patient"):
@@ -126,7 +136,7 @@ class _Fit:
     """One run of the four passes; private state lives only here."""
 
     def __init__(
-        self, panel: Panel, meter: Meter, options: PatientUnit, scale: Floats | None, rules: tuple[RowRule, ...]
+        self, panel: Patients, meter: Meter, options: PatientUnit, scale: Floats | None, rules: tuple[RowRule, ...]
     ) -> None:
         self.panel, self.meter, self.options, self.scale, self.rules = panel, meter, options, scale, rules
         self.domain = panel.domain
@@ -260,9 +270,7 @@ class _Fit:
         """Sum contributions of both levels under one clip per patient (rows of both side by side)."""
         cells = len(total)
         size = max(1, (48 << 20) // (24 * cells))
-        for start in range(0, self.panel.patients, size):
-            stop = min(start + size, self.panel.patients)
-            part = self.panel.slice(start, stop)
+        for start, part in self.panel.blocks(size):
             sides = [
                 batch_rows(part, blocks, centres, clip=math.inf, weight=weight)
                 for blocks, weight in ((at_patient, _ones), (at_visit, _per_patient))
@@ -271,7 +279,7 @@ class _Fit:
             rows = np.concatenate(sides, axis=1)
             factor = np.minimum(1.0, clip / np.maximum(np.linalg.norm(rows, axis=1), 1e-300))
             if self.scale is not None:
-                factor = factor * self.scale[start:stop]
+                factor = factor * self.scale[start : start + part.patients]
             total += factor @ rows
         return total
 

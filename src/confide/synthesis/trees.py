@@ -21,7 +21,7 @@ import numpy as np
 from confide.errors import InputError
 from confide.synthesis.base import Measurement, NoisyModel, RowRule, Synthesizer
 from confide.synthesis.conditional import draw_rows
-from confide.synthesis.contributions import Block, Var, batch_sum, block_size, cells_of, name_of, split
+from confide.synthesis.contributions import Block, Patients, Var, batch_sum, block_size, cells_of, name_of, split
 from confide.synthesis.domain import Domain, Floats, Ints, Panel
 from confide.synthesis.estimates import project_to_simplex
 from confide.synthesis.meter import Meter
@@ -97,7 +97,7 @@ class FlatTree(Synthesizer):
     name: str = "mst"
 
     def fit(
-        self, panel: Panel, meter: Meter, *, scale: Floats | None = None, rules: Sequence[RowRule] = ()
+        self, panel: Patients, meter: Meter, *, scale: Floats | None = None, rules: Sequence[RowRule] = ()
     ) -> NoisyModel:
         """Measure one-way tables, choose a tree, measure its edges; see `Synthesizer.fit`."""
         if not self.cap >= 1:
@@ -161,7 +161,7 @@ class FlatTree(Synthesizer):
 
     def _choose(
         self,
-        panel: Panel,
+        panel: Patients,
         meter: Meter,
         variables: Sequence[Var],
         pairs: Sequence[tuple[int, int]],
