@@ -24,7 +24,7 @@ from confide.training.methods.neuraldp import (
     release_activations,
 )
 from confide.training.methods.predictor import Predictor
-from confide.training.methods.temperature import GRID, brier, fit_temperature
+from confide.training.methods.temperature import GRID, fit_temperature, utilities
 
 
 @pytest.mark.parametrize("noise_multiplier", [0.7, 2.0])
@@ -155,13 +155,11 @@ def test_a_contributor_weighs_one_in_the_choice_of_a_temperature():
     logits, y = rng.normal(size=(60, 3)) * 20, rng.integers(0, 3, 60)
     owners = np.repeat(np.arange(12), 5)
 
-    def utilities(keep):
-        _, who = np.unique(owners[keep], return_inverse=True)
-        each = 1.0 / np.bincount(who)[who]
-        return np.array([-float((each * brier(logits[keep] / t, y[keep])).sum()) for t in GRID])
+    def of(keep):
+        return utilities(logits[keep], y[keep], owners[keep], np.array(GRID))
 
     for person in range(12):
-        moved = utilities(np.ones(60, dtype=bool)) - utilities(owners != person)
+        moved = of(np.ones(60, dtype=bool)) - of(owners != person)
         assert (moved <= 1e-12).all() and (moved >= -1).all()
     nothing = fit_temperature(np.zeros(0), np.zeros(0, dtype=int), np.zeros(0, dtype=int), epsilon=1.0, noise=OSNoise())
     assert nothing.value in GRID and nothing.mechanism.guarantee().epsilon(1e-9) == pytest.approx(1.0, rel=1e-6)

@@ -256,17 +256,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, methods
 
 
 def test_views_are_averaged_before_the_clip_and_equal_views_change_nothing():
-    plan = plan_of()
+    plan = small_plan(
+        "contributor", {1: 3, 2: 2, 3: 1, 5: 2}, steps=4, epsilon=30.0, clip_norm=1e6
+    )  # nothing is clipped
     plain, record, _ = run_of(plan, data_of())
     same, seen, _ = run_of(plan, data_of(), Methods(augmentation=Augmentation(4, lambda x, u: x, 1)))
-    np.testing.assert_allclose(plain, same, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(plain, same, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
     assert record["entries"] == seen["entries"]
     # opposite views of a linear loss cancel: clipped one by one they would not
     model = nn.Linear(3, 1, bias=False)
     recorder = Recorder(model.parameters())
     flip = Methods(augmentation=Augmentation(2, Opposite(), 1))
     fit(model, lambda out, y: out.squeeze(1), recorder, plan, data_of(), run_key=KEY, noise=Frozen(), methods=flip)
-    assert np.abs(recorder.seen).max() < 1e-5
+    assert np.abs(recorder.seen).max() < 1e-4
 
 
 class Opposite:

@@ -51,6 +51,18 @@ def brier(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt
     return np.asarray((p**2).sum(axis=1) / 2)
 
 
+def utilities(
+    logits: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    owners: npt.NDArray[np.int64],
+    grid: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Return minus the Brier score at each temperature, summed over contributors, each the mean over their entries."""
+    _, who = np.unique(owners, return_inverse=True)
+    each = 1.0 / np.bincount(who)[who] if len(who) else np.empty(0)
+    return np.array([-float(np.sum(each * brier(logits / t, labels))) for t in grid])
+
+
 def fit_temperature(
     logits: npt.NDArray[np.float64],
     labels: npt.NDArray[np.int64],
@@ -88,8 +100,5 @@ def fit_temperature(
     values = np.asarray(grid, dtype=np.float64)
     if len(values) == 0 or not (np.isfinite(values) & (values > 0)).all():
         raise InputError("the grid of temperatures is not positive", where="temperature", expected="numbers above 0")
-    _, who = np.unique(owners, return_inverse=True)
-    each = 1.0 / np.bincount(who)[who] if len(who) else np.empty(0)
-    losses = np.array([float(np.sum(each * brier(logits / t, labels))) for t in values])
-    found = private_selection(-losses, epsilon=epsilon, noise=noise, monotone=True)
+    found = private_selection(utilities(logits, labels, owners, values), epsilon=epsilon, noise=noise, monotone=True)
     return Released(float(values[found.value]), found.mechanism)
