@@ -203,3 +203,11 @@ def test_bad_joint_releases(ledgers):
     with pytest.raises(InputError, match="tokens"):
         JointRelease("x", BASE, steps=1).reserve(doubled)
     assert np.all(ledgers["a"].used(["x"]) == 0)
+
+
+def test_a_part_that_was_started_like_a_local_run_is_never_refunded(held):
+    ledger, which = held
+    ledger.start(which)
+    assert not ledger.free(which) and ledger.used(["p"])[0] > 0
+    assert ledger.reservation(which).state == "abandoned"
+    ledger.verify()
