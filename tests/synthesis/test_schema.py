@@ -128,7 +128,12 @@ def test_a_hierarchy_from_a_file_and_codes_without_a_place(tmp_path):
 
 
 def test_events_are_linked_and_rules_hold_down_to_the_value(folder):
+    rewritten = (folder / "study.toml").read_text() + "[sample]\ntables = 2\n"
+    (folder / "study.toml").write_text(rewritten)
     made = run(folder).release.path
+    second = pl.read_parquet(made / "visits-2.parquet")
+    assert second.columns == pl.read_parquet(made / "visits.parquet").columns
+    assert (made / "patients-2.parquet").exists() and (made / "relapses-2.parquet").exists()
     patients, visits, relapses = (pl.read_parquet(made / f"{t}.parquet") for t in ("patients", "visits", "relapses"))
     assert set(relapses["patient"]) <= set(patients["patient"])
     late = visits.join(patients, on="patient").filter(pl.col("date") > pl.col("death"))

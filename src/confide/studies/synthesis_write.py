@@ -64,6 +64,10 @@ def write_tables(
     for name, table in tables.items():
         files[f"{name}.parquet"] = _parquet(table)
         files[f"{name}.csv"] = table.write_csv()
+    for number in range(2, study.sample.tables + 1):
+        again, linked = fitted.sample(study.sample.patients, generator_of(study, 2 * number))
+        for name, table in decode(study, again, generator_of(study, 2 * number + 1), linked).items():
+            files[f"{name}-{number}.parquet"] = _parquet(table)
     files["schema.json"] = json.dumps(schema_of_release(study), indent=1)
     files["marginals.json"] = json.dumps(marginals, indent=1)
     files["study.toml"] = public_text(text)

@@ -25,6 +25,8 @@ def longitudinal_figures(tables: EvaluationTables) -> dict[str, Any]:
     """Return counts, gaps, pairings, courses, missing values and rule violations."""
     study = tables.study
     found: dict[str, Any] = {"violations": _violations(tables), "missing": _missing(tables)}
+    events = [row for name in study.events for row in _events(tables, name)]
+    found["longitudinal"] = events
     if study.visits is None or not len(tables.synthetic.panel.visit) or not len(tables.train.panel.visit):
         return found | {"left_out": [] if study.visits is None else ["Courses over time: there are no visits."]}
     train, made = tables.train, tables.synthetic
@@ -32,7 +34,7 @@ def longitudinal_figures(tables: EvaluationTables) -> dict[str, Any]:
     return found | {
         "counts": _counts(train, made, held),
         "gaps": _gaps(study, train, made, held),
-        "longitudinal": _pairings(study, train, made, held),
+        "longitudinal": _pairings(study, train, made, held) + events,
         "course": _courses(study, train, made),
     }
 
@@ -123,6 +125,49 @@ def _pairings(study: SynthesisStudy, train: Coded, made: Coded, held: Coded | No
             ]
             if values[0] is not None and np.isfinite(values[0]):
                 found.append(Pairing(what=what, of=name, real=values[0], synthetic=values[1], held_out=values[2]))
+    return found
+
+
+def _events(tables: EvaluationTables, name: str) -> list[Pairing]:
+    """Compare an event table: events per patient, gaps, and the mean distance of its single columns."""
+    section = tables.study.events[name]
+    sets = [tables.train, tables.synthetic, tables.held_out if tables.held_out.panel.patients else None]
+    panels = [None if coded is None else coded.events[name] for coded in sets]
+    starts = tables.train.events[name].domain.count_starts
+    low, high = section.columns[section.time].low_high
+    edges = over.gap_edges(low, high)
+
+    def rows(what: str, shares: list[Floats | None], means: list[float | None]) -> Pairing:
+        p, q, r = shares
+        assert p is not None
+        assert q is not None
+        return Pairing(
+            what=what,
+            of=name,
+            real=means[0],
+            synthetic=means[1],
+            held_out=means[2],
+            distance=score.total_variation(p, q),
+            floor=None if r is None else score.total_variation(p, r),
+        )
+
+    counts = [None if panel is None else over.count_shares(panel.counts, starts) for panel in panels]
+    means = [None if panel is None else float(panel.counts.mean()) for panel in panels]
+    gaps = [
+        None
+        if coded is None
+        else over.histogram_shares(over.gaps(time_of(section, coded, name), coded.events[name].of_visit), edges)
+        for coded in sets
+    ]
+    found = [rows("events per patient (mean)", counts, means), rows("gaps between events", gaps, [None, None, None])]
+    for position, column in enumerate(tables.train.events[name].domain.visit):
+        shares: list[Floats | None] = [
+            None
+            if panel is None
+            else np.bincount(panel.visit[:, position], minlength=column.cells) / max(len(panel.visit), 1)
+            for panel in panels
+        ]
+        found.append(rows(f"share of each {column.name}", shares, [None, None, None]))
     return found
 
 

@@ -115,9 +115,19 @@ class SynthesisPublic(_Section):
 
 
 class SampleSection(_Section):
-    """``[sample]``: how much to draw; more costs nothing."""
+    """``[sample]``: how much to draw; more costs nothing.
+
+    Attributes
+    ----------
+    patients : int, optional
+        Default: the released (noisy) number of patients.
+    tables : int
+        How many tables to draw from the one noisy model, for users who combine estimates; all but the first are
+        written as ``patients-2.parquet``, ``visits-2.parquet`` and so on.
+    """
 
     patients: int | None = Field(default=None, ge=1)
+    tables: int = Field(default=1, ge=1, le=20)
 
 
 class SynthesisOutput(_Section):
