@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from confide.contributors import Draw
 from confide.errors import InputError
 from confide.planning import Plan
-from confide.training.dataset import ContributorDataset, to_device
+from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.distributed.noise import BlockNoise
 from confide.training.distributed.ranks import join
 from confide.training.distributed.sharded import SMALLEST, ShardedEngine, shard_like, whole_state
@@ -146,6 +146,10 @@ class ShardedRun(PrivateRun):
             self.engine.start_capture()
             yield self._waiting
             self._refuse_waiting()
+
+    def take(self, batch: Batch) -> None:
+        """Compute and take the losses of a batch; passes stay in step, so none begins anew in smaller parts."""
+        self.step(self.loss(call_model(self.model, batch.inputs), batch.targets))
 
     def step(self, losses: Tensor) -> None:
         """See `PrivateRun`."""
