@@ -74,7 +74,7 @@ def _speed(rows: list[dict[str, Any]]) -> list[str]:
         if first is None:
             continue
         out += [f"## {title}", "", f"{first['device']}, torch {first['torch']}, {first['date']}; contributors of 4, "
-                f"{first['parameters'] / 1e6:.1f} million weights.", ""]  # fmt: skip
+                f"{first['parameters'] / 1e6:.1f} million weights; noise: {first.get('noise', '-')}.", ""]  # fmt: skip
         out.append(
             "| scaling | processes | entries a step | ms a step | entries/s | times one | efficiency | "
             "peak MB each | collectives alone, ms (share) |"

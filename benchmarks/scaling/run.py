@@ -421,6 +421,7 @@ def finish(
         "world": world,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "backend": dist.get_backend() if world > 1 else "none",
+        "noise": "ChaCha20 by position, float32" if device.type == "cuda" else "numpy by position, float64",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),

@@ -177,7 +177,7 @@ def test_the_variance_of_the_update_is_that_of_theory_for_several(several, world
 
 @pytest.mark.slow
 def test_the_variance_of_the_update_is_that_of_theory_for_eight(tmp_path):
-    for result in jobs.launch([jobs.only_variance], 8, tmp_path)["only_variance"]:
+    for result in jobs.launch([jobs.only_variance], 8, tmp_path, timeout=500)["only_variance"]:
         check_noise(result["variance"], 10)
 
 
@@ -225,7 +225,7 @@ def test_an_exchange_adds_the_parts_and_noises_each_value_once(one, several, wor
         torch.testing.assert_close(result["exchange"], want, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["default", "secure"])
+@pytest.mark.parametrize("kind", ["default", "device", "secure"])
 def test_noise_by_position_does_not_depend_on_who_asks_for_which_part(kind, monkeypatch):
     monkeypatch.setattr(noise_module, "BLOCK", 64)
     values = torch.linspace(-5, 5, 300, dtype=torch.float64)
@@ -238,8 +238,9 @@ def test_noise_by_position_does_not_depend_on_who_asks_for_which_part(kind, monk
     assert not torch.equal(other, whole)
 
 
-def test_noise_by_position_has_the_scale_of_theory():
-    noise = BlockNoise("default", jobs.KEY, 0, 0.8, 3 << 20)
+@pytest.mark.parametrize("kind", ["default", "device"])
+def test_noise_by_position_has_the_scale_of_theory(kind):
+    noise = BlockNoise(kind, jobs.KEY, 0, 0.8, 3 << 20)
     check = noise.add(torch.zeros(40_000, dtype=torch.float64), (1 << 20) - 20_000) / 0.8
     check_noise(check.numpy().reshape(10, 4000), 10)
 

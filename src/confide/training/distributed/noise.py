@@ -10,8 +10,8 @@ keyed by (key of the step, number of the block). Whoever needs a part of a block
 a coordinate does not depend on how many ranks there are or which of them holds it, blocks are independent, and when the
 parts that ranks hold do not overlap each coordinate gets noise once.
 
-On the CPU these are the sources of `confide.mechanisms` (256 secret bits a block). On CUDA it is Philox 4x32-10, whose
-key and starting counter are taken from the same HMAC (64 and 60 secret bits); values there are float32.
+On the CPU these are the sources of `confide.mechanisms`; "device" noise, which is the default on CUDA, is ChaCha20 in
+float32 (`confide.training.device_noise`). Either way each block has 256 secret bits of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from confide.mechanisms import NoiseSource, noise_for_step
+from confide.training.device_noise import add_noise
 
 BLOCK = 1 << 20
 
@@ -34,7 +35,7 @@ class BlockNoise:
     Parameters
     ----------
     noise : str or NoiseSource
-        "default", "secure", or a source, which then serves whatever is asked of it in order.
+        "default", "device", "secure", or a source, which then serves whatever is asked of it in order.
     key : bytes
         Secret key of the step, 32 bytes.
     step : int
@@ -83,15 +84,13 @@ class BlockNoise:
         return min(BLOCK, self._size - block * BLOCK)
 
     def _block(self, block: int, device: torch.device) -> Tensor:
-        if device.type != "cuda":
+        if self._noise == "default" and device.type != "cuda":
             return torch.as_tensor(self._source(block).normal(self._length(block), scale=self._scale), device=device)
         message = b"confide/noise on a device/1\x00" + self._step.to_bytes(8, "big") + block.to_bytes(8, "big")
         secret = hmac.new(self._key, message, hashlib.sha256).digest()
-        generator = torch.Generator(device)
-        generator.manual_seed(int.from_bytes(secret[:8], "little", signed=True))
-        # The counter moves by fours; what is left above 2^60 is room for the block.
-        generator.set_offset((int.from_bytes(secret[8:16], "little") >> 6) << 2)
-        return torch.randn(self._length(block), generator=generator, device=device).mul_(self._scale)
+        noise = torch.zeros(self._length(block), device=device)
+        add_noise([noise], secret, scale=self._scale, denominator=1.0)
+        return noise
 
     def _source(self, block: int) -> NoiseSource:
         return noise_for_step(self._key, self._step, secure=self._noise == "secure", stream=f"gradient, block {block}")

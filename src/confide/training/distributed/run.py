@@ -74,6 +74,8 @@ class ShardedRun(PrivateRun):
                 where="ShardedRun",
                 remedy="leave methods and correlated noise away, or train without shards",
             )
+        if settings.get("noise", "default") == "default" and self._place.type == "cuda":
+            settings["noise"] = "device"
         super().__init__(
             model,
             loss,
