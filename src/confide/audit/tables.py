@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from confide.audit.bounds import epsilon_lower_bound, largest_epsilon_under_gdp
+from confide.audit.bounds import Outcome, epsilon_lower_bound
 from confide.audit.scores import split_halves, thresholds
 from confide.synthesis import NoisyModel, Panel
 from confide.synthesis.domain import Floats, Ints
@@ -36,7 +36,7 @@ class GameResult:
     epsilon_lower : float
         Proven at 95% confidence without assumptions on the mechanism; 0 proves nothing.
     largest_possible : float
-        What so many runs could have shown at most (under the assumption of a Gaussian trade-off).
+        What so many runs could have shown at most, by the same bound.
     advantage : float
     """
 
@@ -131,6 +131,6 @@ def membership_game(
         found,
         caught,
         epsilon_lower_bound(outcome, delta=delta),
-        largest_epsilon_under_gdp(outcome.absent, outcome.present, delta=delta),
+        epsilon_lower_bound(Outcome(0, outcome.absent, 0, outcome.present), delta=delta),
         caught - found,
     )
