@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from confide.errors import RunError
+from confide.errors import InputError, RunError
 
 
 def fsync_folder(folder: Path) -> None:
@@ -41,6 +42,45 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int = 0o644) -> None
         os.replace(temporary, path)
         temporary = None
         fsync_folder(path.parent)
+    except OSError as error:
+        raise RunError(
+            f"could not write {path.name}: {error.strerror or error}",
+            where=str(path.parent),
+            expected="a folder that can be written and has room",
+            remedy="free some space or choose another folder; nothing half-written was left behind",
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what was written there becomes `path` at the end, whole or not at all.
+
+    Raises
+    ------
+    InputError
+        `path` exists, before or after: nothing is overwritten.
+    RunError
+        The disk refuses.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        if path.exists() or path.is_symlink():
+            raise FileExistsError
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.fchmod(handle, mode)
+        os.close(handle)
+        yield Path(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike a rename, this never replaces a file
+        fsync_folder(path.parent)
+    except FileExistsError:
+        raise InputError("there is a file already", where=str(path), remedy="choose another name") from None
     except OSError as error:
         raise RunError(
             f"could not write {path.name}: {error.strerror or error}",

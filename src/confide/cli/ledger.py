@@ -1,20 +1,16 @@
-"""``confide ledger status | history | what-if | export``: look at a ledger. What it prints is internal."""
+"""``confide ledger status | history``: look at a ledger. What it prints is internal."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from confide.cli import ledger_people, ledger_upkeep
+from confide.cli import ledger_odometer, ledger_people, ledger_serve, ledger_upkeep
 from confide.cli.ledger_app import Json, Key, Url, app, open_ledger
 
-__all__ = ["app", "ledger_people", "ledger_upkeep"]
+__all__ = ["app", "ledger_odometer", "ledger_people", "ledger_serve", "ledger_upkeep"]
 
 
 @app.command("status")
@@ -58,14 +54,18 @@ def status(url: Url = None, key: Key = None, as_json: Json = False) -> None:
 
 @app.command("history")
 def history(
-    contributor: Annotated[str, typer.Argument(help="The contributor's id as in the data.")],
+    contributor: Annotated[str | None, typer.Argument(help="The contributor's id as in the data.")] = None,
+    pseudonym: Annotated[str | None, typer.Option(help="Their keyed hash instead of the id.")] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Show what one contributor has spent and what is left."""
+    from confide.ledger import Odometer
+
     with open_ledger(url, key) as ledger:
-        spends, left = ledger.history(contributor), ledger.remaining(contributor)
+        found = Odometer(ledger).person(contributor, pseudonym=pseudonym)
+    spends, left = found.spends, found.remaining
     rows: list[dict[str, Any]] = [
         {
             "release": s.release,
@@ -113,67 +113,3 @@ def history(
             f"  {escape(cap.name)}: {100 * cap.used:.1f}% of epsilon {cap.epsilon:g} at delta {cap.delta:g}",
             highlight=False,
         )
-
-
-@app.command("what-if")
-def what_if(
-    plan: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study that would be run.")],
-    url: Url = None,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """Price a study for its contributors without reserving anything."""
-    from confide.studies import load_study
-    from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
-    from confide.studies.run import classes_for
-
-    study = load_study(plan)
-    prepared = prepare(study, base=plan.parent, holdout_key=holdout_key(study, None))
-    counts = declared_counts(study, plan.parent)
-    made = make_plan(study, counts, histogram_source(study) if counts is not None else "none")
-    guarantees, class_of = classes_for(made, prepared.train_index, prepared.budgets)
-    with open_ledger(url, key) as ledger:
-        found = ledger.what_if(
-            contributors=prepared.train_index.ids.tolist(), class_of=class_of, classes=guarantees
-        ).to_dict()
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-        return
-    from rich.console import Console
-
-    console = Console()
-    console.print(
-        f"INTERNAL  {found['admitted']} of {found['contributors']} contributors would be admitted, "
-        f"{found['dropped']} have no balance left for it",
-        highlight=False,
-    )
-    before, after = found["used_before"], found["used_after"]
-    for level, b, a in zip(found["used_quantiles"], before, after, strict=True):
-        console.print(
-            f"  {100 * level:>3.0f}% quantile of balance used: {100 * b:.1f}% -> {100 * a:.1f}%", highlight=False
-        )
-
-
-@app.command("export")
-def export(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="CSV to write; default: standard output.")
-    ] = None,
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Write all releases with their states as CSV, for the data protection officer."""
-    from confide._files import write_atomic
-
-    with open_ledger(url, key) as ledger:
-        rows = [row.to_dict() for row in ledger.reservations()]
-    text = io.StringIO()
-    names = ["id", "release", "data_set", "state", "created", "admitted", "dropped", "release_hash"]
-    writer = csv.DictWriter(text, fieldnames=names)
-    writer.writeheader()
-    writer.writerows(rows)
-    if output is None:
-        sys.stdout.write(text.getvalue())
-    else:
-        write_atomic(output, text.getvalue(), mode=0o600)
-        typer.echo(f"wrote {output}")

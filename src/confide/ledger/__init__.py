@@ -8,6 +8,7 @@ from confide.ledger.filter import Filter
 from confide.ledger.flows import Flow, NoPrivateAccess, bits, run_derived
 from confide.ledger.joint import JointRelease, Site, joint_mechanism, shared_tokens, together
 from confide.ledger.ledger import Ledger
+from confide.ledger.odometer import Distribution, Effect, Odometer, Person
 from confide.ledger.records import (
     Cap,
     Cohort,
@@ -29,12 +30,16 @@ __all__ = [
     "Cohort",
     "DataSet",
     "Deployment",
+    "Distribution",
+    "Effect",
     "Filter",
     "Flow",
     "JointRelease",
     "Ledger",
     "Migrated",
     "NoPrivateAccess",
+    "Odometer",
+    "Person",
     "Receipt",
     "Record",
     "Remaining",

@@ -142,10 +142,11 @@ class Admission(People):
         if admitted.all() or (exhausted == "drop" and admitted.any()):
             return
         raise BudgetError(
-            f"{int((~admitted).sum())} of {len(admitted)} contributors have too little balance left; nothing was spent",
+            f"internal, must not leave: {int((~admitted).sum())} of {len(admitted)} contributors have too little "
+            "balance left; nothing was spent",
             where=self.where,
             expected=f"a plan within what is left of epsilon {self.rule.epsilon} at delta {self.rule.delta}",
-            remedy="plan a cheaper release (`confide ledger what-if` prices it); this message must not leave",
+            remedy="plan a cheaper release (`confide ledger what-if` prices it)",
         )
 
     def _recompute(self, connection: sa.Connection, chunks: Sequence[int]) -> None:

@@ -1,0 +1,137 @@
+"""``confide ledger balance | what-if | export``: how much is left, what a release would do, tables for the DPO."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from confide.cli.ledger_app import Json, Key, Url, app, open_ledger
+from confide.cli.ledger_people import Ids, read_ids
+from confide.errors import InputError
+
+
+@app.command("balance")
+def balance(
+    data_set: Annotated[str | None, typer.Option("--data-set", help="A named data set; default: everybody.")] = None,
+    ids: Ids = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far the balances of a group are used: everybody, a data set, or the ids in a file."""
+    from confide.ledger import Odometer
+
+    if ids is not None and data_set is not None:
+        raise InputError("two groups were named", expected="--ids FILE or --data-set NAME")
+    with open_ledger(url, key) as ledger:
+        who: Any = read_ids(ids, None) if ids is not None else ledger.data_set(data_set) if data_set else None
+        found = Odometer(ledger).cohort(who)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+        return
+    typer.echo(f"INTERNAL  {found.people} contributors, {found.known} of them known to the ledger")
+    for level, used in zip(found.levels, found.quantiles, strict=True):
+        typer.echo(f"  {100 * level:>3.0f}% of them have used at most {100 * used:.1f}% of their balance")
+
+
+@app.command("what-if")
+def what_if(
+    plan: Annotated[
+        Path, typer.Argument(metavar="STUDY.toml|PLAN.json", help="The study that would be run, or a plan.")
+    ],
+    data_set: Annotated[
+        str | None, typer.Option("--data-set", help="For a plan: the data set it would run on.")
+    ] = None,
+    recipient: Annotated[str, typer.Option(help="Who would receive it (allowances).")] = "",
+    purpose: Annotated[str, typer.Option(help="What for (consent).")] = "",
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Say who would drop out of a release and what that does to it, without reserving anything."""
+    from confide.ledger import Odometer
+
+    with open_ledger(url, key) as ledger:
+        who, class_of, classes = _of_plan(ledger, plan, data_set) if plan.suffix == ".json" else _of_study(plan)
+        effect = Odometer(ledger).planned(
+            contributors=who, class_of=class_of, classes=classes, recipient=recipient, purpose=purpose
+        )
+    found = effect.to_dict()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    typer.echo(
+        f"INTERNAL, must not leave: {found['admitted']} of {found['contributors']} contributors would be admitted, "
+        f"{found['dropped']} ({100 * effect.dropped_share:.2f}%) have no balance left for it"
+    )
+    if effect.refused or not effect.kept_share:
+        typer.echo("  the release would be refused")
+    else:
+        typer.echo(
+            f"  expected draws a step: {found['draws_per_step_planned']:.4g} planned, "
+            f"{found['draws_per_step_kept']:.4g} left ({100 * effect.kept_share:.2f}%); denominators unchanged, so it "
+            f"learns as if the noise were {1 / effect.kept_share:.3f} times as large"
+        )
+    for level, b, a in zip(found["used_quantiles"], found["used_before"], found["used_after"], strict=True):
+        typer.echo(f"  {100 * level:>3.0f}% quantile of balance used: {100 * b:.1f}% -> {100 * a:.1f}%")
+
+
+def _of_study(file: Path) -> tuple[Any, Any, Any]:
+    """Return contributors, classes and guarantees of a study file."""
+    from confide.studies import load_study
+    from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
+    from confide.studies.run import classes_for
+
+    study = load_study(file)
+    prepared = prepare(study, base=file.parent, holdout_key=holdout_key(study, None))
+    counts = declared_counts(study, file.parent)
+    made = make_plan(study, counts, histogram_source(study) if counts is not None else "none")
+    guarantees, class_of = classes_for(made, prepared.train_index, prepared.budgets)
+    return prepared.train_index.ids.tolist(), class_of, guarantees
+
+
+def _of_plan(ledger: Any, file: Path, data_set: str | None) -> tuple[Any, Any, Any]:
+    """Return the contributors of a data set, and their classes in a plan."""
+    import numpy as np
+
+    from confide.planning import Plan
+
+    if data_set is None:
+        raise InputError("a plan does not say who takes part", expected="--data-set NAME", where=str(file))
+    try:
+        plan = Plan.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("the plan cannot be read", where=str(file), expected="a plan as JSON") from error
+    who = ledger.data_set(data_set)
+    counts, class_of = np.unique(who.entries, return_inverse=True)
+    return who, class_of.reshape(-1), [plan.guarantee(plan.class_of(int(k))) for k in counts]
+
+
+@app.command("export")
+def export(
+    what: Annotated[str, typer.Argument(metavar="releases|balances", help="Which table.")] = "releases",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new file; default: standard output (CSV of releases).")
+    ] = None,
+    format: Annotated[str | None, typer.Option("--format", help="csv or parquet; default: by the file's name.")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Write releases, or balances by pseudonym, as CSV or Parquet for the data protection officer (internal)."""
+    from confide.ledger import export as table
+
+    kind = format or ("parquet" if output is not None and output.suffix == ".parquet" else "csv")
+    with open_ledger(url, key) as ledger:
+        if output is None:
+            if what != "releases" or kind != "csv":
+                raise InputError("this table needs a file", expected="--output FILE")
+            sys.stdout.write(table.releases_csv(ledger))
+            return
+        rows = table.export(ledger, what, output, format=kind)
+    typer.echo(f"wrote {rows} rows to {output}; internal, must not leave")
