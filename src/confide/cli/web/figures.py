@@ -58,7 +58,12 @@ def timeline(records: Sequence[Record]) -> Figure:
     """Draw all releases over time, by their state."""
     when = [datetime.fromisoformat(r.created) for r in records]
     first = min(when, default=None)
-    days = [(w - first).total_seconds() / 86400 if first else 0.0 for w in when]
+    seconds = [(w - first).total_seconds() if first else 0.0 for w in when]
+    span = max(seconds, default=0.0)
+    unit, size = ("minutes", 60.0) if span < 7200 else ("hours", 3600.0) if span < 3 * 86400 else ("days", 86400.0)
+    along = [s / size for s in seconds]
+    last = max(along, default=0.0) or 1.0
+    since = "" if first is None else first.strftime("%Y-%m-%d" if unit == "days" else "%Y-%m-%d %H:%M UTC")
     rows = [
         {
             "created": r.created,
@@ -75,7 +80,7 @@ def timeline(records: Sequence[Record]) -> Figure:
     series = [
         Series(
             state,
-            [d for d, r in zip(days, records, strict=True) if r.state == state],
+            [d for d, r in zip(along, records, strict=True) if r.state == state],
             [float(r.admitted) for r in records if r.state == state],
             "dots",
             style=i,
@@ -86,9 +91,9 @@ def timeline(records: Sequence[Record]) -> Figure:
     drawn = plot(
         series or [Series("", [], [], "dots")],
         title="Releases over time",
-        x_label=f"days since {first.date().isoformat()}" if first else "days",
+        x_label=f"{unit} since {since}" if first else "days",
         y_label="contributors charged",
-        x_range=(0.0, max(days, default=0.0) * 1.05 or 1.0),
+        x_range=(-0.03 * last, 1.03 * last),
         y_range=(0.0, 1.1 * max((float(r.admitted) for r in records), default=1.0) or 1.0),
         note="Aborted releases were given back before they had read anything.",
     )

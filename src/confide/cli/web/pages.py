@@ -49,8 +49,11 @@ def _css() -> str:
         " { outline: 3px solid #D55E00; outline-offset: 1px; }\n"
         ".take { font-size: .88rem; margin: -4px 0 14px; }\n"
         ".bad { color: var(--warn); font-weight: 700; }\n"
-        "td a { overflow-wrap: anywhere; }\n"
-        "td.left { overflow-wrap: anywhere; }\n"
+        "td.left { overflow-wrap: break-word; min-width: 0; max-width: 46ch; }\n"
+        "td.left:last-child { min-width: 0; }\n"
+        "td:first-child a { display: inline-block; min-width: 11ch; max-width: 46ch; overflow-wrap: anywhere; }\n"
+        "td time { white-space: nowrap; }\n"
+        "td .long { display: inline-block; min-width: 30ch; }\n"
         ".login { max-width: 480px; }\n"
     )
 
@@ -132,7 +135,7 @@ def _releases(records: Sequence[Record]) -> str:
             Markup(f'<a href="/releases/{escape(r.id)}">{escape(r.release)}</a>'),
             r.data_set,
             r.state,
-            r.created[:16].replace("T", " "),
+            _time(r.created),
             f"{r.admitted:,}",
             f"{r.dropped:,}",
         )
@@ -183,7 +186,7 @@ def release(book: Book, found: ReleaseDetail) -> str:
             f"{c.admitted:,}",
             percent(c.share, up=True),
             epsilon(tight[c.number]) if c.number in tight else "–",
-            "; ".join(f"{steps:,} × {part}" for part, steps in _parts(c.guarantee)),
+            Markup(f'<span class="long">{escape(_mechanism(c.guarantee))}</span>'),
         )
         for c in found.classes
     ]
@@ -206,8 +209,13 @@ def release(book: Book, found: ReleaseDetail) -> str:
     return whole(r.release, top + classes + drawn + receipt + _certificate(book, found))
 
 
-def _parts(guarantee: Any) -> list[tuple[str, int]]:
-    return [(str(part), steps) for part, steps in guarantee.parts]
+def _mechanism(guarantee: Any) -> str:
+    return "; ".join(f"{steps:,} × {part}" for part, steps in guarantee.parts)
+
+
+def _time(created: str) -> Markup:
+    shown = escape(created[:16].replace("T", " "))
+    return Markup(f"<time>{shown}</time>")
 
 
 def _certificate(book: Book, found: ReleaseDetail) -> str:
@@ -266,7 +274,7 @@ def person(found: Person, used: list[float], epsilons: list[float], *, handle: s
             Markup(f'<a href="/releases/{escape(s.reservation)}">{escape(s.release)}</a>'),
             s.data_set,
             s.state,
-            s.created[:16].replace("T", " "),
+            _time(s.created),
             epsilon(e),
             percent(u),
         )
