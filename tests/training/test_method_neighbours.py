@@ -501,3 +501,27 @@ def test_dp_adam_learns_the_noise_of_every_step_from_the_run():
     lone.param_groups[0]["params"][0].grad = torch.ones(1)
     with pytest.raises(InputError, match="unknown"):
         lone.step()
+
+
+@pytest.mark.slow
+def test_bias_aware_minimisation_lowers_the_norms_of_gradients_at_about_the_same_loss():
+    torch.manual_seed(0)
+    x = torch.randn(600, 10)
+    y = (x @ torch.randn(10) > 0).float()
+    data = ContributorDataset(TensorDataset(x, y), [f"c{i}" for i in range(600)])
+    plan = small_plan("contributor", {1: 600}, steps=150, noise_multiplier=1.0, clip_norm=0.3, epsilon=20.0)
+    bce = nn.functional.binary_cross_entropy_with_logits
+    found = []
+    for strength in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 1))
+        fit(model, lambda out, t: bce(out.squeeze(1), t, reduction="none"),
+            make_optimizer("sgd", model.parameters(), lr=1.0), plan, data, seed=0,
+            methods=Methods(sharpness=BiasAware(strength)))  # fmt: skip
+        losses, parameters = bce(model(x).squeeze(1), y, reduction="none"), list(model.parameters())
+        squares = [
+            sum(float(g.square().sum()) for g in torch.autograd.grad(one, parameters, retain_graph=True))
+            for one in losses
+        ]
+        found.append((float(losses.detach().mean()), float(np.sqrt(squares).mean())))
+    assert found[1][1] < 0.97 * found[0][1] and found[1][0] < found[0][0] + 0.02

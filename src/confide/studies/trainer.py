@@ -33,7 +33,7 @@ from confide.studies.predict import empty_predictor
 from confide.studies.prepare import schema_of
 from confide.studies.run import classes_for
 from confide.studies.search import WINNER_FILE, winner_study
-from confide.studies.write import weights_of
+from confide.studies.write import snapshots_of, weights_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -68,7 +68,7 @@ class Trainer:
         What happens when contributors have no balance left.
     **settings
         Passed to `confide.PrivateRun`: ``options``, ``noise``, ``seed``, ``scheduler``, ``example``, ``on_nonfinite``,
-        ``progress``.
+        ``progress``, ``methods`` (snapshots then leave as ``snapshots.safetensors``, named ``<number>/<parameter>``).
     """
 
     def __init__(
@@ -245,7 +245,11 @@ class Trainer:
             self.output,
             self.name,
             certificate,
-            {"model.safetensors": weights_of(self.model), "report.html": lambda complete: release_report(complete)},
+            {
+                "model.safetensors": weights_of(self.model),
+                **({"snapshots.safetensors": snapshots_of(result.snapshots)} if result.snapshots else {}),
+                "report.html": lambda complete: release_report(complete),
+            },
             {"figures.json": figures.to_json(), "report.html": internal_report(figures)},
         )
         return Release.load(folder)

@@ -122,6 +122,14 @@ def weights_of(model: Any) -> bytes:
     return bytes(save(state))
 
 
+def snapshots_of(snapshots: Sequence[Any]) -> bytes:
+    """Snapshots of a run as safetensors, named ``<number>/<parameter>``."""
+    from safetensors.torch import save
+
+    named = {f"{i}/{name}": value.contiguous() for i, kept in enumerate(snapshots) for name, value in kept.items()}
+    return bytes(save(named))
+
+
 def assumed_public(study: Study, plan: Plan, feature_names: Sequence[str] = ()) -> list[AssumedPublic]:
     """Everything that the study declares to be public knowledge, for the certificate."""
     here = "declared in the study file"
