@@ -24,7 +24,19 @@ from confide.studies.gallery.base import (
 )
 
 # One module each, in the order in which they are shown.
-_MODULES = ("pneumonia", "multiplicity", "fair_xray")
+_MODULES = (
+    "pneumonia",
+    "multiplicity",
+    "fair_xray",
+    "langevin",
+    "bam",
+    "neuraldp",
+    "complex_mri",
+    "slices_3d",
+    "segmentation",
+    "smoothnet",
+    "scalenorm",
+)
 
 
 def names() -> tuple[str, ...]:
