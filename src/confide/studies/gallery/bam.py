@@ -61,7 +61,7 @@ def _run(context: Context) -> Outcome:
     from confide.training import BiasAware, Methods, make_optimizer
 
     full = context.size == "full"
-    repetitions, steps = (10, 200) if full else (1, 10)
+    repetitions, steps = (10, 150) if full else (1, 10)
     strengths = _STRENGTHS if full else _STRENGTHS[::2]
     found: dict[str, list[float]] = {}
     for number in range(repetitions):
@@ -99,8 +99,8 @@ def _run(context: Context) -> Outcome:
             _put(found, f"training loss at the end, strength {strength:g}", watch.losses[-1])
             _put(found, f"test accuracy, strength {strength:g}", right[strength])
             if strength:
-                ratio = watch.bias_at(common) / watches[0.0].bias_at(common)
-                _put(found, f"bias relative to ordinary training at equal loss, strength {strength:g}", ratio)
+                relative = watch.bias_at(common) / watches[0.0].bias_at(common)
+                _put(found, f"bias relative to ordinary training at equal loss, strength {strength:g}", relative)
                 _put(found, f"gain of accuracy, strength {strength:g}", right[strength] - right[0.0])
         context.say(f"run {number + 1} of {repetitions}: " + ", ".join(f"{s:g}: {a:.3f}" for s, a in right.items()))
     figures = {what: over_repetitions(what, values) for what, values in found.items()}

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from confide.evaluation import auroc, ece, null_ece
 from confide.studies.gallery.base import Context, GalleryStudy, Outcome, Verdict, over_repetitions
-from confide.studies.gallery.images import Labelled, read_medmnist
+from confide.studies.gallery.images import Labelled, Splits, read_medmnist
 
 _DELTA, _EPSILON, _TEMPERATURE_EPSILON = 1e-5, 8.0, 1.0
 _LAST, _SNAPSHOTS, _WARM, _SCALED = "last iterate", "snapshots", "snapshots at temperature 1", "private temperature"
@@ -43,23 +43,24 @@ class Sides(NamedTuple):
     tests: dict[str, Labelled]
 
 
-def _images(path: Path, rng: np.random.Generator, limit: int | None) -> Sides:
-    """Published splits, and 800 training images kept back, as the published test set is of another mixture."""
+def _features(path: Path, limit: int | None) -> Splits:
+    """Scattering coefficients of the published splits."""
     from confide.nn import Scattering2d
 
     splits = read_medmnist(path)
     if limit is not None:
         splits = splits.head(limit)
     front = Scattering2d(splits.train.x.shape[1:])
+    sides = (splits.train, splits.validation, splits.test)
+    return Splits(*(Labelled(front.transform(side.x * 2 - 1), side.y) for side in sides))
 
-    def features(side: Labelled) -> Labelled:
-        return Labelled(front.transform(side.x * 2 - 1), side.y)
 
-    train = features(splits.train)
-    order = rng.permutation(len(train))
-    kept = min(800, len(train) // 5)
-    tests = {"published test": features(splits.test), "kept-back training": train.take(order[:kept])}
-    return Sides(train.take(order[kept:]), features(splits.validation), tests)
+def _sides(splits: Splits, rng: np.random.Generator) -> Sides:
+    """Published splits, and up to 800 training images kept back, as the published test set is of another mixture."""
+    order = rng.permutation(len(splits.train))
+    kept = min(800, len(order) // 5)
+    tests = {"published test": splits.test, "kept-back training": splits.train.take(order[:kept])}
+    return Sides(splits.train.take(order[kept:]), splits.validation, tests)
 
 
 def _table(rng: np.random.Generator) -> Sides:
@@ -139,10 +140,11 @@ def _run(context: Context) -> Outcome:
     repetitions = 5 if full else 1
     if not full:
         recipe = recipe._replace(steps=30)
+    images = None if context.data is None else _features(context.data, None if full else 300)
     found: dict[str, list[float]] = {}
     for number in range(repetitions):
         rng = context.rng(number)
-        sides = _table(rng) if context.data is None else _images(context.data, rng, None if full else 300)
+        sides = _table(rng) if images is None else _sides(images, rng)
         state, snapshots = _train(sides, recipe, warm=False, device=context.device)
         _, warm = _train(sides, recipe, warm=True, device=context.device)
         z = _logits(state, sides.validation.x)

@@ -72,7 +72,7 @@ def _run(context: Context) -> Outcome:
     from confide.training import make_optimizer
 
     full = context.size == "full"
-    repetitions, people, steps, epochs = (5, 1000, 300, 15) if full else (1, 30, 4, 1)
+    repetitions, people, steps, epochs = (5, 1000, 200, 12) if full else (1, 30, 4, 1)
     found: dict[str, list[float]] = {}
     how = plan(
         {_SLICES: people},

@@ -8,7 +8,7 @@ guarantee covers both glands of a person although nobody knows which they are.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def _probability(net: Any, side: Labelled) -> Any:
 def _run(context: Context) -> Outcome:
     import torch
 
-    from confide.nn import build
+    from confide.nn import SliceAttention, build
     from confide.planning import plan
     from confide.training import make_optimizer
 
@@ -108,7 +108,9 @@ def _run(context: Context) -> Outcome:
             found.setdefault(f"test accuracy, {what}", []).append(float(accuracy(splits.test.y, p)))
             place = f"validation AUC, {what}"
             found.setdefault(place, []).append(float(auroc(splits.validation.y, _probability(net, splits.validation))))
-        seen = plain.explain(torch.from_numpy(splits.test.x[:32]).to(next(plain.parameters()).device))
+        seen = cast("SliceAttention", plain).explain(
+            torch.from_numpy(splits.test.x[:32]).to(next(plain.parameters()).device)
+        )
         weights.append([float(w.sum(1).mean()) for w in seen.weights])
         context.say(f"run {number + 1} of {repetitions}: " + ", ".join(f"{v[-1]:.3f}" for v in found.values()))
     paper = {"test AUC, not private": _PUBLISHED_AUC, "test accuracy, not private": _PUBLISHED_ACC}
