@@ -61,7 +61,7 @@ def _run(context: Context) -> Outcome:
     from confide.training import BiasAware, Methods, make_optimizer
 
     full = context.size == "full"
-    repetitions, steps = (10, 150) if full else (1, 10)
+    repetitions, steps = (10, 80) if full else (1, 10)
     strengths = _STRENGTHS if full else _STRENGTHS[::2]
     found: dict[str, list[float]] = {}
     for number in range(repetitions):
@@ -85,9 +85,9 @@ def _run(context: Context) -> Outcome:
                 net,
                 train,
                 how,
-                optimizer=lambda p: make_optimizer("sgd", p, 1.0, momentum=0.9),
+                optimizer=lambda p: make_optimizer("sgd", p, 0.5, momentum=0.9),
                 methods=Methods(sharpness=sharpness),
-                physical_batch=256,
+                physical_batch=512,
                 progress=watch,
                 device=context.device,
             )

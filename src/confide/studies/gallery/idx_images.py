@@ -85,7 +85,7 @@ def accuracies(
                 {1: len(splits.train)},
                 epsilon=epsilon,
                 delta=DELTA,
-                noise_multiplier={1.0: 5.0, 3.0: 2.0, 8.0: 1.1}[epsilon],
+                noise_multiplier={1.0: 2.2, 3.0: 1.2, 8.0: 0.8}[epsilon],
                 steps=steps if full else 2,
                 strategy="contributor",
             )

@@ -32,7 +32,7 @@ class Recipe(NamedTuple):
     warm_rate: float
 
 
-_IMAGES, _TABLE = Recipe(3.0, 200, 8.0, 2.0), Recipe(4.0, 150, 2.0, 0.5)
+_IMAGES, _TABLE = Recipe(3.0, 200, 30.0, 0.5), Recipe(4.0, 150, 2.0, 0.5)
 
 
 class Sides(NamedTuple):

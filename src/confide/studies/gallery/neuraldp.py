@@ -120,7 +120,7 @@ def _private_sgd(splits: Splits, epsilon: float, *, seed: int, device: str, step
         net,
         splits.train,
         how,
-        optimizer=lambda p: make_optimizer("sgd", p, 1.0, momentum=0.9),
+        optimizer=lambda p: make_optimizer("sgd", p, 0.5, momentum=0.9),
         device=device,
     )
     return share_right(net, splits.test)
@@ -128,7 +128,7 @@ def _private_sgd(splits: Splits, epsilon: float, *, seed: int, device: str, step
 
 def _run(context: Context) -> Outcome:
     full = context.size == "full"
-    repetitions, steps = (5, 250) if full else (1, 10)
+    repetitions, steps = (5, 150) if full else (1, 10)
     found: dict[str, list[float]] = {}
     for number in range(repetitions):
         rng = context.rng(number)

@@ -17,9 +17,9 @@ def _run(context: Context) -> Outcome:
             _WITH: lambda: build("resnet9", (1, 28, 28), 10, scale_norm=True),
             _WITHOUT: lambda: build("resnet9", (1, 28, 28), 10, scale_norm=False),
         },
-        steps=150,
-        learning_rate=1.0,
-        physical_batch=512,
+        steps=80,
+        learning_rate=0.3,
+        physical_batch=2048,
     )
     gains = {key[:2]: value - found[(*key[:2], _WITHOUT)] for key, value in found.items() if key[2] == _WITH}
     better = [gain > 0.0028 for gain in gains.values()]

@@ -62,7 +62,7 @@ def _run(context: Context) -> Outcome:
 
     assert context.data is not None
     full = context.size == "full"
-    repetitions, epochs, steps, size = (5, 40, 150, 32) if full else (1, 1, 2, 16)
+    repetitions, epochs, steps, size = (5, 25, 80, 32) if full else (1, 1, 2, 16)
     splits = _read(context.data, size)
     if not full:
         splits = splits.head(40)
@@ -96,7 +96,7 @@ def _run(context: Context) -> Outcome:
             private,
             splits.train,
             how,
-            optimizer=lambda p: make_optimizer("sgd", p, 0.5, momentum=0.9),
+            optimizer=lambda p: make_optimizer("sgd", p, 0.05, momentum=0.9),
             device=context.device,
             entries_each=_EACH,
             physical_batch=128,

@@ -17,9 +17,9 @@ def _run(context: Context) -> Outcome:
             _SMOOTH: lambda: build("smoothnet", (1, 28, 28), 10, width=2, depth=5),
             _PLAIN: lambda: build("cnn", (1, 28, 28), 10, widths=(32, 64, 128), groups=8),
         },
-        steps=200,
+        steps=80,
         learning_rate=0.5,
-        physical_batch=512,
+        physical_batch=2048,
     )
     gains = {key[:2]: value - found[(*key[:2], _PLAIN)] for key, value in found.items() if key[2] == _SMOOTH}
     better = [gain > 0.0028 for gain in gains.values()]
