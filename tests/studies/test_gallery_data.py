@@ -1,0 +1,145 @@
+"""Readers and simulations of the gallery: published formats, what is wrong with a file, and what was simulated."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from confide.errors import InputError
+from confide.studies.gallery import bam, complex_mri, images, neuraldp, segmentation, slices_3d
+from confide.studies.gallery.idx_images import against_published, figures_of, read_sets
+
+
+def write_idx(folder: Path, name: str, values: np.ndarray[Any, Any], *, packed: bool) -> None:
+    header = np.array([0x0800 + values.ndim, *values.shape], ">i4").tobytes()
+    data = header + values.astype(np.uint8).tobytes()
+    if packed:
+        (folder / f"{name}.gz").write_bytes(gzip.compress(data))
+    else:
+        (folder / name).write_bytes(data)
+
+
+def write_set(folder: Path, *, packed: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", 5), ("t10k", 3)):
+        write_idx(folder, f"{split}-images-idx3-ubyte", np.full((count, 4, 4), 255), packed=packed)
+        write_idx(folder, f"{split}-labels-idx1-ubyte", np.arange(count), packed=packed)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_idx_files_are_read_as_published(tmp_path: Path, packed: bool) -> None:
+    write_set(tmp_path, packed=packed)
+    found = images.read_idx(tmp_path, mean=0.5, deviation=0.25)
+    assert found.train.x.shape == (5, 1, 4, 4)
+    assert found.test.y.tolist() == [0, 1, 2]
+    assert len(found.validation) == 0
+    assert np.allclose(found.train.x, 2.0)
+
+
+def test_folders_of_sets_are_found(tmp_path: Path) -> None:
+    write_set(tmp_path / "mnist", packed=True)
+    write_set(tmp_path / "fashion", packed=False)
+    assert list(read_sets(tmp_path)) == ["mnist", "fashion"]
+    assert list(read_sets(tmp_path / "mnist")) == ["mnist"]
+
+
+def test_what_is_wrong_with_an_idx_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no file train-images"):
+        images.read_idx(tmp_path, mean=0.0, deviation=1.0)
+    write_set(tmp_path, packed=True)
+    write_idx(tmp_path, "train-images-idx3-ubyte", np.zeros(7), packed=True)
+    with pytest.raises(InputError, match="no idx file of 3"):
+        images.read_idx(tmp_path, mean=0.0, deviation=1.0)
+
+
+@pytest.mark.parametrize("top", [1, 255])
+def test_medmnist_is_read_in_two_and_three_dimensions(tmp_path: Path, top: int) -> None:
+    file = tmp_path / "set.npz"
+    arrays = {}
+    for split, count in (("train", 4), ("val", 2), ("test", 3)):
+        arrays[f"{split}_images"] = np.full((count, 8, 8, 8), top, np.uint8)
+        arrays[f"{split}_labels"] = np.ones((count, 1), np.uint8)
+    np.savez(file, **arrays)
+    found = slices_3d._read(file, 4)
+    assert found.train.x.shape == (4, 1, 4, 4, 4)
+    assert np.allclose(found.train.x, 1.0)
+    assert len(found.validation) == 2
+    del arrays["val_labels"]
+    np.savez(file, **arrays)
+    with pytest.raises(InputError, match="val_labels"):
+        images.read_medmnist(file)
+
+
+def test_digits_are_split_once_each() -> None:
+    found = images.read_digits(np.random.default_rng(0))
+    assert (len(found.train), len(found.test)) == (1397, 400)
+    again = images.read_digits(np.random.default_rng(0))
+    assert np.array_equal(found.train.x, again.train.x)
+    assert found.train.x.min() == -1.0
+
+
+def test_simulated_people_have_all_their_entries() -> None:
+    scans = complex_mri.simulate(6, np.random.default_rng(0))
+    assert scans.x.shape == (24, 2, 32, 32)
+    assert scans.y[:4].tolist() == [0, 1, 2, 3]
+    slices = segmentation.simulate(3, np.random.default_rng(0))
+    assert slices.x.shape == slices.y.shape == (12, 1, 32, 32)
+    assert set(np.unique(slices.y)) == {0, 1}
+    assert 0.03 < slices.y.mean() < 0.3
+
+
+def test_throwing_the_phase_away_keeps_the_lengths() -> None:
+    scans = complex_mri.simulate(2, np.random.default_rng(0))
+    scrambled = complex_mri._scrambled(scans, np.random.default_rng(1))
+    assert np.allclose(
+        np.hypot(*scans.x.transpose(1, 0, 2, 3)), np.hypot(*scrambled.x.transpose(1, 0, 2, 3)), atol=1e-4
+    )
+    assert not np.allclose(scans.x, scrambled.x)
+
+
+def test_circular_noise_has_its_deviation_in_each_component() -> None:
+    assert complex_mri._spread(np.random.default_rng(0)) == pytest.approx(1.0, abs=0.01)
+
+
+def test_one_release_is_bounded_and_calibrated() -> None:
+    x = images.read_digits(np.random.default_rng(0)).test.x
+    a = neuraldp._first_part(x)
+    assert np.allclose(np.linalg.norm(a, axis=1), 1.0)
+    # the analytic Gaussian mechanism: deviation over sensitivity at epsilon 1, 3 and 8, delta 1e-5
+    for epsilon, ratio in ((1.0, 3.73), (3.0, 1.39), (8.0, 0.600)):
+        assert neuraldp._noise(epsilon) / 2 == pytest.approx(ratio, rel=5e-3)
+
+
+def test_randomised_response_keeps_its_share() -> None:
+    y = np.zeros(20_000, dtype=np.int64)
+    said = neuraldp._answered(y, 2.0, np.random.default_rng(0))
+    keep = np.exp(2.0) / (np.exp(2.0) + 9)
+    assert (said == 0).mean() == pytest.approx(keep, abs=0.015)
+    assert np.bincount(said, minlength=10)[1:].min() > 800
+
+
+def test_bias_is_zero_without_clipping_and_read_at_equal_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    from confide.nn import build
+
+    data = images.read_digits(np.random.default_rng(0)).train.take(slice(0, 20))
+    net = build("cnn", (1, 8, 8), 10, widths=(4,), groups=2)
+    monkeypatch.setattr(bam, "_CLIP", 1e6)
+    watch = bam._Watch(net, data, 1)
+    watch(1, 1)
+    assert watch.biases == [0.0]
+    watch.losses, watch.biases = [2.0, 1.0, 0.5], [0.1, 0.3, 0.5]
+    assert watch.bias_at(0.75) == pytest.approx(0.4)
+
+
+def test_figures_stand_beside_the_published_ones() -> None:
+    found = {("mnist", 3.0, "ours"): 0.99, ("mnist", 3.0, "other"): 0.9, ("fashion", 1.0, "ours"): 0.8}
+    figures = figures_of(found, "ours")
+    assert [f.paper for f in figures] == [0.987, None, None]
+    assert figures[0].low is not None
+    assert figures[0].low == pytest.approx(0.98805, abs=1e-4)
+    assert against_published(found, "ours").endswith("mnist at 3: +0.3")
+    assert "nothing published" in against_published({("fashion", 1.0, "ours"): 0.8}, "ours")
