@@ -111,10 +111,11 @@ def _idx(folder: Path, name: str, dims: int) -> npt.NDArray[np.uint8]:
         if file.is_file():
             raw = file.read_bytes()
             data = gzip.decompress(raw) if file.suffix == ".gz" else raw
-            shape = np.frombuffer(data, ">i4", count=1 + dims)
-            if int(shape[0]) != 0x0800 + dims or len(data) != 4 * (1 + dims) + int(np.prod(shape[1:])):
+            head = 4 * (1 + dims)
+            shape = np.frombuffer(data[:head].ljust(head, b"\0"), ">i4")
+            if int(shape[0]) != 0x0800 + dims or len(data) != head + int(np.prod(shape[1:])):
                 raise InputError(f"{file.name} is no idx file of {dims} dimensions", where="--data")
-            return np.frombuffer(data, np.uint8, offset=4 * (1 + dims)).reshape(tuple(int(n) for n in shape[1:]))
+            return np.frombuffer(data, np.uint8, offset=head).reshape(tuple(int(n) for n in shape[1:]))
     raise InputError(
         f"{folder} has no file {name} or {name}.gz",
         where="--data",
