@@ -102,6 +102,7 @@ def scale(people: int, releases: int, url: str | None, folder: Path) -> dict[str
     results["everybody_first"] = release(everybody, class_of, "everybody")
     results["everybody_again"] = release(everybody, class_of, "everybody")
     results["everybody_peak_mb"] = peak_mb()
+    print(json.dumps(results), file=sys.stderr, flush=True)  # a run cut off later keeps what it measured
     rng = np.random.default_rng(2)
 
     def sample() -> tuple[Cohort, np.ndarray]:
@@ -114,6 +115,7 @@ def scale(people: int, releases: int, url: str | None, folder: Path) -> dict[str
     b = [release(*sample(), f"cohort {i}") for i in range(min(10, releases))]
     results["workload_b"] = summary(b) | {"releases": min(10, releases), "peak_mb": peak_mb()} | sizes(ledger, folder)
     results["one_contributor"] = one_contributor(ledger, people)
+    print(json.dumps(results), file=sys.stderr, flush=True)
     results["load"] = list(os.getloadavg())
     with Clock() as clock:
         ledger.verify()
@@ -133,10 +135,12 @@ def one_contributor(ledger: Ledger, people: int) -> dict[str, float]:
     """Time one person's balance, and their history composed tightly (cold and warm)."""
     labels = [f"HOSP-{i * 2654435761 % 2**40:012d}" for i in range(0, people, max(1, people // 50))]
     balance, cold, warm = [], [], []
+    balance_cpu, warm_cpu = [], []
     for label in labels:
         with Clock() as clock:
             ledger.used([label])
         balance.append(clock.wall)
+        balance_cpu.append(clock.cpu)
     for label in labels[:8]:
         with Clock() as clock:
             ledger.remaining(label)
@@ -144,10 +148,13 @@ def one_contributor(ledger: Ledger, people: int) -> dict[str, float]:
         with Clock() as clock:
             ledger.remaining(label)
         warm.append(clock.wall)
+        warm_cpu.append(clock.cpu)
     return {
         "balance_ms": 1e3 * float(np.median(balance)),
         "tight_cold_ms": 1e3 * float(np.median(cold)),
         "tight_warm_ms": 1e3 * float(np.median(warm)),
+        "balance_cpu_ms": 1e3 * float(np.median(balance_cpu)),
+        "tight_warm_cpu_ms": 1e3 * float(np.median(warm_cpu)),
         "used_share": float(ledger.used(labels).max()),
     }
 
@@ -234,6 +241,7 @@ def main() -> None:
     parser.add_argument("--releases", type=int, default=50, help="releases in workload A")
     parser.add_argument("--url")
     parser.add_argument("--postgresql", action="store_true", help="start a PostgreSQL server and measure on it")
+    parser.add_argument("--name", help="where to put it in the results; default: the store")
     parser.add_argument("--part", choices=["all", "scale", "admission"], default="all")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
@@ -244,7 +252,8 @@ def main() -> None:
         results["admission"] = admission()
     if options.part != "admission":
         with tempfile.TemporaryDirectory() as folder:
-            name, url = "postgresql" if options.url or options.postgresql else "sqlite", options.url
+            store, url = "postgresql" if options.url or options.postgresql else "sqlite", options.url
+            name = options.name or store
             with contextlib.ExitStack() as stack:
                 if options.postgresql:
                     from server import postgres
