@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from chromium import Chromium
 
-from confide.report import UNPROTECTED, internal_report, release_report, risk_report
+from confide.report import (
+    UNPROTECTED,
+    internal_report,
+    release_report,
+    risk_report,
+    table_evaluation_report,
+    table_release_report,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -47,6 +54,71 @@ Math.min(...[...document.querySelectorAll('figure > svg text')].map(t => {
 """
 
 
+_LONG = "a category with a name that is much longer than anybody would wish"
+MARGINALS = {
+    "patients": 511.7,
+    "tables": [
+        {
+            "columns": [column],
+            "level": "patient",
+            "cells": [["<b>f</b>", _LONG, "missing"]],
+            "noisy": [0.6, 0.45, -0.05],
+            "standard_error": 0.03,
+            "estimate": [0.58, 0.42, 0.0],
+        }
+        for column in ("sex", "number of visits", _LONG)
+    ],
+}
+_VIEW = {
+    "column": _LONG,
+    "level": "visit",
+    "cells": ["0 to 10", _LONG, "missing"],
+    "real": [0.5, 0.4, 0.1],
+    "synthetic": [0.55, 0.35, 0.1],
+    "held_out": [0.45, 0.45, 0.1],
+    "distance": 0.05,
+    "floor": 0.02,
+}
+TABLES = {
+    "name": "clinic",
+    "patients": {"training": 100, "synthetic": 99},
+    "visits": {"training": 400, "synthetic": 390},
+    "columns": [_VIEW, {**_VIEW, "held_out": None, "floor": None}],
+    "gaps": _VIEW,
+    "fidelity": [
+        {
+            "ways": 2,
+            "per": "visit",
+            "mean": 0.1,
+            "floor": 0.05,
+            "worst": 0.3,
+            "worst_columns": ["a", _LONG],
+            "tables": 9,
+            "ten_worst": [(["a", _LONG], 0.3, 0.1)],
+        }
+    ],
+    "course": [{"label": "real", "x": [0, 1, 2], "y": [1, None, 2], "y_label": _LONG}],
+    "violations": [{"rule": "stage never decreases", "synthetic": 0, "real": 3, "rows": 390}],
+    "utility": [
+        {
+            "outcome": "died",
+            "positive": ["1"],
+            "unit": "patient",
+            "people": 40,
+            "tested_on": "held-out patients",
+            "rows": [
+                {"learner": "boosted trees", "trained_on": t, "value": 0.8, "low": 0.7, "high": 0.9}
+                for t in ("synthetic", "real", "100 real + synthetic")
+            ],
+            "differences": [
+                {"learner": "boosted trees", "what": "synthetic added to real", "value": 0.0, "low": -0.1, "high": 0.1}
+            ],
+        }
+    ],
+    "left_out": ["nothing <i>else</i>"],
+}
+
+
 @pytest.fixture(scope="module")
 def browser():
     with Chromium() as one:
@@ -57,6 +129,8 @@ def browser():
 def files(certificate, internal_figures, risk_cases_of_three_budgets, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     texts = {
+        "table": table_release_report(certificate, "version = 1", MARGINALS),
+        "evaluation": table_evaluation_report(TABLES),
         "release": release_report(certificate, "version = 1\nname = 'x'\n" + "long = '" + "y" * 300 + "'"),
         "internal": internal_report(internal_figures),
         "risk": risk_report(risk_cases_of_three_budgets, delta=1e-5),
@@ -67,7 +141,7 @@ def files(certificate, internal_figures, risk_cases_of_three_budgets, tmp_path_f
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])
-@pytest.mark.parametrize("which", ["release", "internal", "risk"])
+@pytest.mark.parametrize("which", ["release", "internal", "risk", "table", "evaluation"])
 def test_a_page_fits_and_asks_nobody(browser, files, which, width):
     browser.open(files[which], width=width)
     assert browser.evaluate("window.innerWidth") == width
@@ -80,7 +154,7 @@ def test_a_page_fits_and_asks_nobody(browser, files, which, width):
     assert browser.complaints() == []
 
 
-@pytest.mark.parametrize("which", ["release", "internal", "risk"])
+@pytest.mark.parametrize("which", ["release", "internal", "risk", "table", "evaluation"])
 def test_a_page_renders(browser, files, which):
     browser.open(files[which], width=1280)
     assert browser.evaluate("document.querySelectorAll('h1').length") == 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from confide.report.format import escape, number
 from confide.report.svg import COLOURS, Scale, _figure, _marker, _short, _ticks
 
-_WIDTH, _LABEL, _RIGHT, _ROW, _BOTTOM = 440.0, 128.0, 16.0, 19.0, 40.0
+_WIDTH, _LABEL, _RIGHT, _ROW, _BOTTOM = 440.0, 144.0, 16.0, 19.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def category_chart(cells: Sequence[str], marks: Sequence[Mark], *, title: str, x
     parts = [_axis(low, high, across, right, bottom, height, x_label)]
     for i, cell in enumerate(cells):
         y = 8.0 + _ROW * (i + 0.5)
-        parts.append(f'<text x="{_LABEL - 8}" y="{y + 4:.1f}" text-anchor="end">{_short(cell, 20)}</text>')
+        parts.append(f'<text x="{_LABEL - 8}" y="{y + 4:.1f}" text-anchor="end">{_short(cell, 15)}</text>')
         for mark in marks:
             if i < len(mark.values) and math.isfinite(mark.values[i]):
                 parts.append(_drawn(mark, cell, mark.values[i], across, y))
