@@ -14,6 +14,8 @@ START, STOP = "<!-- figures: made by benchmarks/synthesis/page.py -->", "<!-- en
 
 
 def cell(values: list[float]) -> str:
+    if np.isnan(values).any():
+        return "none"
     if len(values) < 2:
         return f"{values[0]:.3f}"
     return f"{np.mean(values):.3f} ± {1.96 * np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
@@ -25,13 +27,14 @@ def main() -> None:
         row = json.loads(line)
         groups[tuple(row["key"][:3])].append(row)
     lines = []
-    for data in ("nafld", "pbcseq"):
+    tables = ["nafld", "pbcseq", *sorted({key[0] for key in groups} - {"nafld", "pbcseq"})]
+    for data in tables:
         real = groups[data, "real", 0.0]
         lines += [
             f"### {data}",
             "",
             f"Real test against real training patients (sampling floor): {np.mean([r['floor'] for r in real]):.3f}; "
-            f"AUROC of training on real: {np.mean([r['auroc'] for r in real]):.3f}.",
+            f"AUROC of training on real: {cell([r['auroc'] for r in real])}.",
             "",
             "| epsilon | method | 1-way | 2-way | worst pair | transitions | AUROC | CPU s | runs |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -48,6 +51,18 @@ def main() -> None:
                 f"| {epsilon:g} | {label} | {of('tv1')} | {of('tv2')} | {of('tv2_worst')} | {steps} | {of('auroc')} "
                 f"| {np.mean([r['cpu_seconds'] for r in rows]):.1f} | {len(rows)} |"
             )
+        lines.append("")
+    scale = HERE / "scale.jsonl"
+    if scale.exists():
+        lines += [
+            "### From disk",
+            "",
+            "| patients | visits | seconds | CPU s | peak MB |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for row in sorted(map(json.loads, scale.read_text().splitlines()), key=lambda r: r["patients"]):
+            figures = (row["seconds"], row["cpu_seconds"], row["peak_mb"])
+            lines.append(f"| {row['patients']:,} | {row['visits']:,} | " + " | ".join(map(str, figures)) + " |")
         lines.append("")
     text = PAGE.read_text()
     head, rest = text.split(START)
