@@ -22,9 +22,9 @@ TOKEN = "a-token-of-thirty-two-characters"
 NASTY = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> =cmd|' /C calc'!A0"
 
 
-def filled(file: Path, people: int = 400) -> Ledger:
+def filled(file: Path | Ledger, people: int = 400) -> Ledger:
     """A ledger whose balances are spread out, with releases in every state and a hostile name."""
-    ledger = Ledger.create(file, cap_epsilon=6.0, cap_delta=1e-6)
+    ledger = file if isinstance(file, Ledger) else Ledger.create(file, cap_epsilon=6.0, cap_delta=1e-6)
     ids = [f"patient-{i}" for i in range(people)]
     prices = [SampledGaussian(noise_multiplier=1.0, rate=0.002, entries=k).guarantee(steps=500) for k in (1, 2, 4)]
     rng = np.random.default_rng(3)

@@ -274,6 +274,19 @@ class TestWhatIsShown:
         assert status == 200 and int(headers["content-length"]) > 1000 and text == ""
 
 
+def test_pages_on_both_stores(new):
+    ledger = filled(new(epsilon=6.0), people=60)
+    with running(ledger) as server:
+        client = Client(server.server_port).login()
+        place = client.post("/search", {"kind": "id", "who": "patient-3"})[1]["location"]
+        release = ledger.reservations()[0].id
+        for path in ("/", place, f"/releases/{release}", "/flows", "/journal", "/download/balances.csv"):
+            assert client.get(path)[0] == 200
+        assert client.post("/verify", {})[0] == 303 and "nothing differs" in client.get("/journal")[2]
+        with pytest.raises(RunError, match="cannot be written"):
+            ledger.register(["somebody new"])
+
+
 def test_a_tampered_ledger_is_said(tmp_path):
     ledger = filled(tmp_path / "l.sqlite", people=30)
     with ledger._store.write() as connection:

@@ -227,28 +227,27 @@ class Handler(BaseHTTPRequestHandler):
         self._send(Answer(code, pages.problem("Refused", "This request cannot be answered.", signed_in=False)))
 
     def _handle(self, method: str, *, head: bool = False) -> None:
-        with self.server.room:
-            try:
-                name, answer = self.server.site.answer(
-                    method, self.path, self.headers, self._form() if method == "POST" else {}
-                )
-                log.info("%s: %s", name, answer.status)
-            except Refused as refused:
-                log.warning("refused: %s (%s)", refused.event, refused.status)
-                self.close_connection = True
-                signed = refused.status not in (401, 403, 421)
-                answer = Answer(refused.status, pages.problem(refused.title, refused.text, signed_in=signed))
-            except ConfideError as error:
-                # The ledger's own words are internal and hold no id; they are for whoever is logged in.
-                log.error("failed: %s", type(error).__name__)
-                answer = Answer(503, pages.problem("The ledger cannot answer", error.what, signed_in=True))
-            except (ConnectionError, TimeoutError):
-                self.close_connection = True
-                return
-            except Exception as error:
-                log.error("failed: %s", type(error).__name__)
-                answer = Answer(500, pages.problem("Failed", "The page could not be made.", signed_in=True))
-            self._send(answer, head=head)
+        try:
+            form = self._form() if method == "POST" else {}
+            with self.server.room:  # not while waiting for somebody's form
+                name, answer = self.server.site.answer(method, self.path, self.headers, form)
+            log.info("%s: %s", name, answer.status)
+        except Refused as refused:
+            log.warning("refused: %s (%s)", refused.event, refused.status)
+            self.close_connection = True
+            signed = refused.status not in (401, 403, 421)
+            answer = Answer(refused.status, pages.problem(refused.title, refused.text, signed_in=signed))
+        except ConfideError as error:
+            # The ledger's own words are internal and hold no id; they are for whoever is logged in.
+            log.error("failed: %s", type(error).__name__)
+            answer = Answer(503, pages.problem("The ledger cannot answer", error.what, signed_in=True))
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+            return
+        except Exception as error:
+            log.error("failed: %s", type(error).__name__)
+            answer = Answer(500, pages.problem("Failed", "The page could not be made.", signed_in=True))
+        self._send(answer, head=head)
 
     def _form(self) -> dict[str, str]:
         length = self.headers.get("Content-Length", "")
