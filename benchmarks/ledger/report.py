@@ -74,9 +74,10 @@ def scale(results: dict[str, Any]) -> str:
 def small(found: dict[str, Any]) -> str:
     """Return the CPU time of the read-outs, measured apart on a smaller ledger."""
     a = found["one_contributor"]
+    people, load = found["people"], found["load"][0]
     return (
-        f"\nOn a ledger of {found['people']:,} at a load of {found['load'][0]:.0f}, one balance took {a['balance_cpu_ms']:.1f} "
-        f"ms of CPU and the tight epsilon of a history, warm, {a['tight_warm_cpu_ms']:.1f} ms (what they read does not grow "
+        f"\nOn a ledger of {people:,} at a load of {load:.0f}, a balance took {a['balance_cpu_ms']:.1f} ms of CPU, "
+        f"and the tight epsilon of a history, warm, {a['tight_warm_cpu_ms']:.1f} ms (what they read does not grow "
         "with the number of people).\n\n"
     )
 
