@@ -215,6 +215,8 @@ def paths_of(folder: Path) -> dict[str, Path]:
 
 def estimand_line(study: SynthesisStudy) -> str:
     """Say what the table is right for."""
+    if study.method.name not in ("patient-unit", "independence"):
+        return f"The method {study.method.name!r} counts patients, or their visits up to its cap or slots, the same."
     each = "every visit counts the same" if study.method.estimand == "visit" else "every patient counts the same"
     return f"The table answers questions per {study.method.estimand} ({each})."
 
