@@ -172,7 +172,9 @@ def test_plan_of_a_study(home: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["extras"]["train"] is True
+    found = json.loads(capsys.readouterr().out)
+    assert found["extras"]["train"] is True
+    assert all(found[name] for name in ("engine", "precision", "kernels", "noise"))
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

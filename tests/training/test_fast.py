@@ -173,7 +173,8 @@ def test_what_is_not_covered_runs_by_the_exact_engine_and_says_why():
 
 
 def test_the_choice_is_named_and_bad_names_are_refused():
-    assert type(ClippingEngine(nn.Linear(2, 1))) is ClippingEngine
+    assert type(ClippingEngine(nn.Linear(2, 1), EngineOptions(engine="exact"))) is ClippingEngine
+    assert isinstance(ClippingEngine(nn.Linear(2, 1)), FastClippingEngine)
     assert isinstance(ClippingEngine(nn.Linear(2, 1), FAST), FastClippingEngine)
     with pytest.raises(InputError, match="unknown engine"):
         EngineOptions(engine="quick")

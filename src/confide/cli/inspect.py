@@ -139,12 +139,26 @@ def run_doctor(*, as_json: bool) -> None:
         found["device"] = "cpu"
         if torch.cuda.is_available():
             found["device"] = torch.cuda.get_device_name(0)
-        found["engine"] = "one backward pass, eager; the same on every device"
+        from confide.training.engine.choice import chosen
+
+        found |= chosen("auto")
     if as_json:
         print(json.dumps(found, indent=1))
         return
     table = Table(title="confide doctor", show_header=False)
-    for name in ("confide", "python", "machine", "cores", "torch", "threads", "device", "engine"):
+    for name in (
+        "confide",
+        "python",
+        "machine",
+        "cores",
+        "torch",
+        "threads",
+        "device",
+        "engine",
+        "precision",
+        "kernels",
+        "noise",
+    ):
         if name in found:
             table.add_row(name, str(found[name]))
     for name, version in found["packages"].items():

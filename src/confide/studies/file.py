@@ -275,9 +275,12 @@ class OutputSection(_Section):
 
 
 class EngineSection(_Section):
-    """``[engine]``: what changes only speed and never a claim."""
+    """``[engine]``: what changes only speed and rounding and never a claim; the certificate states the precision."""
 
     device: str = "auto"
+    engine: Literal["auto", "exact", "fast"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    compile: Literal["auto", "yes", "no"] = "auto"
     physical_batch: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)
 

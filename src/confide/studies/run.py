@@ -702,7 +702,13 @@ class _Run:
         optimizer = optimizer_of(study, (model if noised is None else model.head).parameters(), plan)
         if noised is not None:
             return self._neuraldp(model, optimizer, plan, noised, admitted, checkpoint, resume, on_start)
-        options: dict[str, Any] = {"device": self.device}
+        engine = self.study.engine
+        options: dict[str, Any] = {
+            "device": self.device,
+            "engine": engine.engine,
+            "precision": engine.precision,
+            "compile": engine.compile,
+        }
         if self.study.engine.physical_batch is not None:
             options["physical_batch"] = self.study.engine.physical_batch
         # Without a seed the run draws its own secret, which lives in memory and, ratcheted, in the checkpoint alone.
