@@ -45,7 +45,7 @@ def _kernels(where: torch.device) -> str:
         return "plain PyTorch: the Triton kernels are for CUDA"
     from confide.training.engine.fast import kernels
 
-    if kernels._triton is None:
+    if not kernels.TRITON:
         return "plain PyTorch: Triton is not installed"
     failed = kernels.check(torch.device(where.type, torch.cuda.current_device()))
     return "Triton, tried here" + (

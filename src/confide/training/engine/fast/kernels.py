@@ -20,6 +20,7 @@ try:
     from confide.training.engine.fast import _triton
 except ImportError:  # no Triton on this machine: CPU builds of PyTorch
     _triton = None  # type: ignore[assignment]
+TRITON = _triton is not None
 
 
 # Kernels that gave a wrong result, or none, when they were tried on a device.
