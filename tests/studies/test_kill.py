@@ -99,7 +99,7 @@ class Stop(Exception):
 
 
 def crash_at(step: int):
-    from confide.studies.run import Quiet
+    from confide.studies.watch import Quiet
 
     class Crashing(Quiet):
         def step(self, done: int, *, note: str = "") -> None:

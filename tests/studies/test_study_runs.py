@@ -18,7 +18,7 @@ from confide.errors import BudgetError, InputError, VerificationError
 from confide.ledger import Ledger
 from confide.release import Release
 from confide.studies import load_study, rehearse_study, run_study
-from confide.studies.run import Price, Quiet
+from confide.studies.watch import Price, Quiet
 
 
 def public_parts(release: Release) -> dict[str, object]:

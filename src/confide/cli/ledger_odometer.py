@@ -83,8 +83,8 @@ def what_if(
 def _of_study(file: Path) -> tuple[Any, Any, Any]:
     """Return contributors, classes and guarantees of a study file."""
     from confide.studies import load_study
+    from confide.studies.people import classes_for
     from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
-    from confide.studies.run import classes_for
 
     study = load_study(file)
     prepared = prepare(study, base=file.parent, holdout_key=holdout_key(study, None))

@@ -17,7 +17,7 @@ from confide.errors import ConfideError, InputError
 
 if TYPE_CHECKING:
     from confide.planning import Plan
-    from confide.studies.run import Outcome, Price
+    from confide.studies.watch import Outcome, Price
 
 
 class TerminalWatcher:

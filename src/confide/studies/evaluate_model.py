@@ -116,8 +116,8 @@ def evaluate_model(
     InputError
         No internal folder, nobody held out, or a label of more than two classes.
     """
-    from confide.studies.run import Quiet
     from confide.studies.trainer import load
+    from confide.studies.watch import Quiet
 
     watcher = watcher or Quiet()
     loaded = Release.load(release)

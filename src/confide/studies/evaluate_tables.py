@@ -18,13 +18,13 @@ from confide._files import write_atomic
 from confide.errors import InputError, MissingExtraError
 from confide.release import Release
 from confide.report import TableFigures, guarantee_sentence, table_evaluation_report
-from confide.studies.run import Quiet, Watcher
 from confide.studies.synthesis_run import load_synthesis
 from confide.studies.tables_fidelity import fidelity_figures
 from confide.studies.tables_models import survival_figures, utility_figures
 from confide.studies.tables_over_time import longitudinal_figures
 from confide.studies.tables_read import EvaluationTables, check_same_study, read_for_evaluation
 from confide.studies.tables_refits import audit_figures, inference_figures
+from confide.studies.watch import Quiet, Watcher
 from confide.synthesis.study import SynthesisStudy
 
 DEFAULT_REFITS = 20

@@ -231,7 +231,7 @@ def fit_with(
     what: str,
 ) -> None:
     """Train a model that stays inside, under any plan and with noise of its own; the ledger is not charged."""
-    from confide.studies.run import _dataset
+    from confide.studies.people import dataset_of
     from confide.training import EngineOptions, PrivateRun, Ranks
 
     optimizer = optimizer_of(study, model.parameters(), plan)
@@ -241,7 +241,7 @@ def fit_with(
         loss_for(outputs),
         optimizer,
         plan,
-        _dataset(prepared),
+        dataset_of(prepared),
         options=EngineOptions(device=device),
         progress=lambda done, _total: watcher.step(done),
         ranks=Ranks(),

@@ -92,7 +92,8 @@ def rehearse_study(path: str | Path, *, watcher: Any = None, device: str | None 
     list of str
         What was tried and how long it took.
     """
-    from confide.studies.run import Quiet, run_study
+    from confide.studies.run import run_study
+    from confide.studies.watch import Quiet
 
     path = Path(path)
     study = load_study(path)

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import re
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,153 +23,28 @@ from confide.accounting import Guarantee, Laplace, compose
 from confide.contributors import ContributorIndex
 from confide.data import Table
 from confide.errors import BudgetError, InputError, RunError
-from confide.ledger import Ledger
 from confide.planning import Plan
 from confide.release import LedgerReference, Release, Spent
 from confide.report import InternalFigures
-from confide.report.format import plural
 from confide.studies import search as searching
 from confide.studies import state as states
 from confide.studies.file import Paid, Study, load_study
 from confide.studies.follow import Lead, follow
 from confide.studies.measure import measure, paid_auroc, train_through
 from confide.studies.models import build_model, fixed_features, loss_for, probabilities, require_torch
+from confide.studies.opening import open_ledger, refuse_unconfirmed
+from confide.studies.people import classes_for, dataset_of
 from confide.studies.predict import paid_temperature, predictor_of
-from confide.studies.prepare import Prepared, declared_counts, histogram_source, holdout_key, make_plan, prepare
+from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
+from confide.studies.price import price_lines
+from confide.studies.resuming import same_data, same_plan, same_study
 from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
+from confide.studies.watch import Outcome, Price, Quiet, Watcher, outcome_of, spent_note
 from confide.studies.write import assemble
 
 if TYPE_CHECKING:
-    from confide.training import ContributorDataset, TrainingResult
+    from confide.training import TrainingResult
     from confide.training.methods import NeuralDP
-
-
-class Watcher(Protocol):
-    """What sees a run: a terminal, a test, nobody."""
-
-    def say(self, text: str) -> None:
-        """Take one line of text."""
-
-    def price(self, price: Price) -> bool:
-        """Take the price; return True to go on."""
-
-    def begin(self, what: str, total: int) -> None:
-        """Begin something long."""
-
-    def step(self, done: int, *, note: str = "") -> None:
-        """Note progress of it."""
-
-    def end(self) -> None:
-        """End it."""
-
-
-class Quiet:
-    """A watcher that agrees to the price and says nothing."""
-
-    def say(self, text: str) -> None:
-        """Ignore."""
-
-    def price(self, price: Price) -> bool:
-        """Accept."""
-        return True
-
-    def begin(self, what: str, total: int) -> None:
-        """Ignore."""
-
-    def step(self, done: int, *, note: str = "") -> None:
-        """Ignore."""
-
-    def end(self) -> None:
-        """Ignore."""
-
-
-@dataclass(frozen=True)
-class Price:
-    """What a run will cost: the plan, and lines about the rest."""
-
-    plan: Plan
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Where a finished run left things.
-
-    Attributes
-    ----------
-    release : Release
-    sentence : str
-        The guarantee in one sentence.
-    paths : dict of str to Path
-        What to open: release folder, its report, the internal report.
-    """
-
-    release: Release
-    sentence: str
-    paths: dict[str, Path] = field(default_factory=dict)
-
-
-def refuse_unconfirmed(text: str, *, where: str, otherwise: str = "--rehearse runs without") -> None:
-    """Refuse a drafted study in which values read from the data still wait to be confirmed as public knowledge.
-
-    `otherwise` is said at the end of the remedy.
-
-    Raises
-    ------
-    InputError
-        With the lines that are marked CONFIRM.
-    """
-    lines = [number for number, line in enumerate(text.splitlines(), 1) if re.search(r"#.*\bCONFIRM:", line)]
-    if lines:
-        shown = ", ".join(map(str, lines[:12])) + (" ..." if len(lines) > 12 else "")
-        raise InputError(
-            f"{len(lines)} values of this draft were read from the data and nobody has confirmed them",
-            where=f"{where}, lines {shown}",
-            expected="values that are public knowledge; one that only the data tell is a leak that no guarantee covers",
-            remedy=f"replace or confirm each value, then remove its CONFIRM mark ({otherwise})",
-        )
-
-
-class HasLedger(Protocol):
-    """Any study with a ``[ledger]`` section."""
-
-    @property
-    def ledger(self) -> Any:
-        """Its `url` and `key_file`."""
-
-
-def open_ledger(study: HasLedger, base: Path, url: str | None) -> Ledger:
-    """Open the ledger: the argument, then the study's, then ``CONFIDE_LEDGER``.
-
-    A relative file in the study starts from the study's folder, so that the same study finds the same ledger wherever
-    it is run from. ``env:VARIABLE`` reads the address from the environment, as the study file travels.
-
-    Raises
-    ------
-    InputError
-        No ledger was named, or there is none at that place.
-    """
-    relative = url is None and study.ledger.url is not None
-    chosen = url or study.ledger.url or os.environ.get("CONFIDE_LEDGER")
-    if not chosen:
-        raise InputError(
-            "no ledger was named: what contributors spend has to be remembered",
-            where="--ledger, [ledger] url, or the environment variable CONFIDE_LEDGER",
-            expected="sqlite:///FILE or postgresql://...",
-            remedy="make one: confide ledger init --url sqlite:///ledger.sqlite --cap-epsilon 8 --cap-delta 1e-5",
-        )
-    if chosen.startswith("env:"):
-        name = chosen.removeprefix("env:")
-        chosen = os.environ.get(name, "")
-        if not chosen:
-            raise InputError(
-                f"the environment variable {name} is not set", where="[ledger] url", expected="the ledger's address"
-            )
-    prefix = "sqlite:///"
-    if relative and chosen.startswith(prefix) and not chosen.startswith(prefix + "/"):
-        chosen = prefix + str((base / chosen.removeprefix(prefix)).absolute())
-    key = study.ledger.key_file
-    return Ledger.open(chosen, key=base / key if key else None)
 
 
 def run_study(
@@ -260,10 +132,10 @@ class _Run:
             if resume:
                 self.state = states.pick(self.internal, self.study.name)
                 with states.alone(self.internal, self.state):
-                    self._same_study()
+                    same_study(self)
                     finished = self._already_written()
                     return finished if finished is not None else self._run(resume=True)
-            self.state = states.RunState(states.new_name(self.study.name), self._sha(), secrets.token_hex(32))
+            self.state = states.RunState(states.new_name(self.study.name), self.sha(), secrets.token_hex(32))
             if self.study.search is not None:
                 # before anything is read; a resumed run finds it in its state and never draws again
                 self._keep(searching.begin(self.study.search, self.study.privacy.seed), write=False)
@@ -276,18 +148,18 @@ class _Run:
 
     def _run(self, *, resume: bool) -> Outcome:
         table = self.read()
-        self._same_data(resume)
+        same_data(self, resume)
         self.lead.ready(self.state.key, lambda: table.fingerprint(bytes.fromhex(self.state.key)))
         plan = self._plan()
-        self._same_plan(plan, resume)
-        for study in self._variants():
+        same_plan(self, plan, resume)
+        for study in self.variants():
             model = self.model(study)
             trainer = self.trainer(
                 model, plan, study, admitted=None, resume=False, checkpoint=None, on_start=None, alone=True
             )
             trainer.rehearse()  # model and loss are refused here, before anything is spent
         classes, class_of = classes_for(plan, self.prepared.train_index, self.prepared.budgets)
-        if (labels := self._labels_spent()) is not None:
+        if (labels := self.labels_spent()) is not None:
             classes = [compose([one, labels[1]]) for one in classes]
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         reservation = self._reserve(plan, classes, class_of, resume=resume, parameters=parameters)
@@ -320,7 +192,7 @@ class _Run:
                 remedy='declare which classes count as positive, or set metrics = "internal"',
             )
         self.prepared.features = fixed_features(self.study, table.features, outputs=self.outputs, base=self.declared)
-        self.dataset = _dataset(self.prepared)
+        self.dataset = dataset_of(self.prepared)
         return table
 
     def _plan(self) -> Plan:
@@ -353,7 +225,7 @@ class _Run:
             contributors=index.ids.tolist(),
             class_of=np.zeros(index.n_contributors, dtype=np.int64),
             classes=[cost.guarantee()],
-            data_set=self._data_set(),
+            data_set=self.data_set(),
             exhausted="drop",
             **self.study.ledger.flow,
             idempotency_key=f"{self.state.name}/entry-counts",
@@ -392,7 +264,7 @@ class _Run:
                     "second model under one charge would not be covered",
                 )
             return kept
-        if not self.watcher.price(Price(plan, self._price_lines(plan, parameters))):
+        if not self.watcher.price(Price(plan, price_lines(self, plan, parameters))):
             raise InputError("the price was not accepted: nothing was reserved", where="the question above")
         self.state.plan_fingerprint = plan.fingerprint()
         self.state.data_fingerprint = self.prepared.table.fingerprint(bytes.fromhex(self.state.key))
@@ -403,7 +275,7 @@ class _Run:
                 contributors=people,
                 class_of=class_of,
                 classes=classes,
-                data_set=self._data_set(),
+                data_set=self.data_set(),
                 exhausted=self.study.ledger.exhausted,
                 **self.study.ledger.flow,
                 idempotency_key=self.state.name,
@@ -420,81 +292,6 @@ class _Run:
                 "all divisors stay as planned."
             )
         return reservation
-
-    def _price_lines(self, plan: Plan, parameters: int) -> tuple[str, ...]:
-        worst = max(c.epsilon for c in plan.classes)
-        lines = [
-            f"Every contributor, with all their entries, spends at most epsilon {worst:.3f} at delta {plan.delta:.3g} "
-            f"({plan.relation}), over {plan.steps} steps with noise multiplier {plan.noise_multiplier:g}."
-        ]
-        unit = "contributors" if plan.clip_unit == "contributor" else "entries"
-        lines.append(
-            f"Every sum is divided by {plan.denominator:.4g} {unit}, "
-            + ("as declared." if self.study.privacy.denominator is not None else "the number expected in a step.")
-            if plan.histogram != "none" or self.study.privacy.denominator is not None
-            else f"Every sum is divided by {plan.denominator:.4g}, the size of a step at the declared bound "
-            f"of {self.study.public.max_contributors:,} contributors; steps are smaller where there are fewer."
-        )
-        if plan.search is not None:
-            lines.append(
-                f"That is the price of the whole search: {len(self._variants())} candidates, "
-                f"{plan.search.expected_runs:.3g} runs on average ({plan.search.law}), and a noisy score for each run."
-            )
-        if plan.stamp:
-            lines.append(f"Stamp: {plan.stamp}.")
-        if isinstance(self.study.evaluation.metrics, Paid):
-            lines.append(
-                f"Held-out contributors spend epsilon {self.study.evaluation.metrics.epsilon:g} on metrics that leave."
-            )
-        if (labels := self._labels_spent()) is not None:
-            lines.append(
-                f"Labels cost epsilon {labels[0].mechanism['epsilon']:g} on top: one of each person is told with odds "
-                "exp(epsilon) to 1."
-            )
-        if (wanted := self.study.training.temperature) is not None:
-            lines.append(
-                f"{100 * wanted.share:.0f}% of the others are kept for the temperature and spend epsilon "
-                f"{wanted.epsilon:g} on it instead."
-            )
-        if plan.clipping is not None:
-            lines.append(
-                f"Of this noise a count for the clipping norm takes {100 * plan.clipping.share:g}%: multiplier "
-                f"{plan.gradient_noise:.4g} for the sum, {plan.clipping.count_noise(plan.noise_multiplier):.4g} for "
-                "the count."
-            )
-        if plan.correlation is not None:
-            lines.append(
-                f"Noise is correlated ({plan.correlation.kind}): contributors form {plan.correlation.separation} "
-                f"groups in turn and take part in at most {plan.rounds} steps; running sums carry "
-                f"{plan.correlation.noise_ratio(plan.steps):.3g} times the noise of independent steps."
-            )
-        lines += methods_of(self.study, self.declared).cost()
-        if self.study.privacy.noise == "secure":
-            from confide.training import noise_seconds
-
-            seconds = noise_seconds(parameters, plan.steps, noise="secure")
-            lines.append(
-                f"Secure noise (discrete Gaussian, cryptographic generator): about {seconds:.0f} s for it in all."
-            )
-        return (*lines, *self._earlier())
-
-    def _earlier(self) -> list[str]:
-        """Say what these people's data have paid for before: a second try at the same model is a second price."""
-        lines = []
-        others = [run for run in states.unfinished(self.internal, self.study.name) if run.name != self.state.name]
-        if others:
-            lines.append(
-                f"{plural(len(others), 'unfinished run')} of this study: {', '.join(run.name for run in others)}. Go "
-                "on with the latest by --resume; what it reserved stays counted, and this run is charged on top."
-            )
-        data_set = self._data_set()
-        before = [r for r in self.ledger.reservations() if r.data_set == data_set and r.state != "aborted"]
-        if before:
-            lines.append(
-                f"The ledger counts {plural(len(before), 'earlier release')} of {data_set!r}; this one comes on "
-                "top (`confide ledger history PERSON` shows one person's sum)."
-            )
-        return lines
 
     # -- after the reservation ----------------------------------------------------------------------------------------
 
@@ -515,7 +312,7 @@ class _Run:
         spent: list[tuple[Spent, Guarantee]] = []
         if self.state.paid_histogram is not None:
             spent.append(self._histogram_spent())
-        if (labels := self._labels_spent()) is not None:
+        if (labels := self.labels_spent()) is not None:
             spent.append(labels)
         self.watcher.say("evaluating on held-out contributors")
         model, temperature = self._predictor(plan, model, result)
@@ -638,7 +435,7 @@ class _Run:
             noise=self._noise(f"score of run {run}"),
         )
 
-    def _variants(self) -> list[Study]:
+    def variants(self) -> list[Study]:
         """The study itself, or with each candidate's settings in place."""
         if self.study.search is None:
             return [self.study]
@@ -729,7 +526,7 @@ class _Run:
             resume=resume,
             on_nonfinite=privacy.on_nonfinite,
             on_start=on_start,
-            progress=lambda done, _total: self.watcher.step(done, note=_spent_note(done, steps) if run is None else ""),
+            progress=lambda done, _total: self.watcher.step(done, note=spent_note(done, steps) if run is None else ""),
             ranks=Ranks() if alone else self.lead.ranks,
             methods=methods_of(study, self.declared),
             **randomness,
@@ -767,7 +564,7 @@ class _Run:
             noise="secure" if self.study.privacy.noise == "secure" else "default",
         )
 
-    def _labels_spent(self) -> tuple[Spent, Guarantee] | None:
+    def labels_spent(self) -> tuple[Spent, Guarantee] | None:
         """What randomised response on the labels costs, where a study releases activations."""
         noised = neuraldp_of(self.study)
         cost = None if noised is None else noised.label_mechanism()
@@ -831,7 +628,7 @@ class _Run:
                 contributors=index.ids.tolist(),
                 class_of=np.zeros(index.n_contributors, dtype=np.int64),
                 classes=[guarantee],
-                data_set=self._data_set(),
+                data_set=self.data_set(),
                 exhausted="drop",
                 **self.study.ledger.flow,
                 idempotency_key=f"{self.state.name}/{what}",
@@ -853,36 +650,8 @@ class _Run:
 
     # -- resuming -----------------------------------------------------------------------------------------------------
 
-    def _sha(self) -> str:
+    def sha(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
-
-    def _same_study(self) -> None:
-        if self.state.study_sha256 != self._sha():
-            raise InputError(
-                "the study file changed since the run began",
-                where=str(states.run_folder(self.internal, self.state.name)),
-                expected="the study file as it was",
-                remedy="restore it, or start a new run without --resume (what was reserved stays reserved)",
-            )
-
-    def _same_data(self, resume: bool) -> None:
-        if not resume or self.state.data_fingerprint is None:
-            return
-        if self.prepared.table.fingerprint(bytes.fromhex(self.state.key)) != self.state.data_fingerprint:
-            raise InputError(
-                "the data changed since the run began",
-                where=", ".join(spec.label for spec in self.study.data),
-                expected="the same rows as when the run began",
-                remedy="restore them, or start a new run without --resume (what was reserved stays reserved)",
-            )
-
-    def _same_plan(self, plan: Plan, resume: bool) -> None:
-        if resume and self.state.plan_fingerprint not in (None, plan.fingerprint()):
-            raise InputError(
-                "the plan changed since the run began (another version of confide?)",
-                where=str(states.run_folder(self.internal, self.state.name)),
-                remedy="resume with the version that began the run, or start a new run without --resume",
-            )
 
     def _already_written(self) -> Outcome | None:
         """A run killed between the folder's rename and the ledger's commit: only the commit is left to do."""
@@ -910,7 +679,7 @@ class _Run:
 
     # -- small things -------------------------------------------------------------------------------------------------
 
-    def _data_set(self) -> str:
+    def data_set(self) -> str:
         return ", ".join(dict.fromkeys(spec.label for spec in self.study.data))
 
     def _labels(self) -> npt.NDArray[np.int64]:
@@ -922,58 +691,3 @@ class _Run:
         from confide.studies.prepare import schema_of
 
         return schema_of(self.study).n_outputs
-
-
-def _spent_note(done: int, steps: int) -> str:
-    return f"{100 * done / steps:.0f}% of the reserved budget used"
-
-
-def _dataset(prepared: Prepared) -> ContributorDataset:
-    """The training entries as a torch data set with their contributors."""
-    import torch
-    from torch.utils.data import TensorDataset
-
-    from confide.training import ContributorDataset
-
-    table = prepared.table
-    assert table.labels is not None
-    tensors = TensorDataset(
-        torch.from_numpy(np.ascontiguousarray(prepared.inputs[prepared.train])),
-        torch.from_numpy(np.ascontiguousarray(table.labels[prepared.train])),
-    )
-    budgets = prepared.budgets
-    return ContributorDataset(
-        tensors,
-        contributors=prepared.train_index,
-        budgets=None if budgets is None else budgets[prepared.train_index.of_entry].tolist(),
-    )
-
-
-def classes_for(
-    plan: Plan, index: ContributorIndex, budgets: npt.NDArray[np.float64] | None
-) -> tuple[list[Guarantee], npt.NDArray[np.int64]]:
-    """Return the guarantee of each class that occurs and the class of each contributor: the ledger's input."""
-    level = np.full(index.n_contributors, -1.0) if budgets is None else budgets
-    pairs, which = np.unique(np.stack([index.counts.astype(np.float64), level]), axis=1, return_inverse=True)
-    found: dict[Any, int] = {}
-    guarantees: list[Guarantee] = []
-    number = np.empty(pairs.shape[1], dtype=np.int64)
-    for i in range(pairs.shape[1]):
-        budget = None if pairs[1, i] < 0 else float(pairs[1, i])
-        row = plan.class_of(int(pairs[0, i]), budget)
-        mechanism = plan.mechanism(row)
-        if mechanism not in found:
-            found[mechanism] = len(guarantees)
-            guarantees.append(plan.guarantee(row))
-        number[i] = found[mechanism]
-    return guarantees, number[which.reshape(-1)]
-
-
-def outcome_of(release: Release) -> Outcome:
-    """Put a finished release into words and paths."""
-    from confide.report import guarantee_sentence
-
-    paths = {"release": release.path, "report": release.path / "report.html"}
-    if (release.internal / "report.html").exists():
-        paths["internal report"] = release.internal / "report.html"
-    return Outcome(release, guarantee_sentence(release.certificate), paths)

@@ -23,7 +23,7 @@ from confide.mechanisms import OSNoise, SecureNoise, SeededNoise
 from confide.release import LedgerReference, Release
 from confide.report import guarantee_sentence
 from confide.studies import state
-from confide.studies.run import open_ledger, refuse_unconfirmed
+from confide.studies.opening import open_ledger, refuse_unconfirmed
 from confide.synthesis import Meter, NoisyModel, Panel
 from confide.synthesis.coding import Bools, Coded, read_coded
 from confide.synthesis.journal import FileJournal

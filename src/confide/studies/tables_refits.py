@@ -15,8 +15,8 @@ from confide.evaluation.tables_inference import REACH, combine, covers
 from confide.mechanisms import OSNoise
 from confide.release import Release
 from confide.report import Coverage, Game, Inference
-from confide.studies.run import Watcher
 from confide.studies.tables_read import EvaluationTables
+from confide.studies.watch import Watcher
 from confide.synthesis import Meter, NoisyModel, Panel
 from confide.synthesis.domain import Floats, Ints
 from confide.synthesis.study import SynthesisStudy

@@ -29,9 +29,9 @@ from confide.studies.file import Study, parse_study
 from confide.studies.follow import Lead, message
 from confide.studies.measure import train_through
 from confide.studies.models import build_model, probabilities, require_torch
+from confide.studies.people import classes_for
 from confide.studies.predict import empty_predictor
 from confide.studies.prepare import schema_of
-from confide.studies.run import classes_for
 from confide.studies.search import WINNER_FILE, winner_study
 from confide.studies.write import snapshots_of, weights_of
 

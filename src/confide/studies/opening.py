@@ -1,0 +1,74 @@
+"""Before a study of any kind begins: its draft is confirmed, and its ledger is open."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+from confide.errors import InputError
+from confide.ledger import Ledger
+
+
+def refuse_unconfirmed(text: str, *, where: str, otherwise: str = "--rehearse runs without") -> None:
+    """Refuse a drafted study in which values read from the data still wait to be confirmed as public knowledge.
+
+    `otherwise` is said at the end of the remedy.
+
+    Raises
+    ------
+    InputError
+        With the lines that are marked CONFIRM.
+    """
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if re.search(r"#.*\bCONFIRM:", line)]
+    if lines:
+        shown = ", ".join(map(str, lines[:12])) + (" ..." if len(lines) > 12 else "")
+        raise InputError(
+            f"{len(lines)} values of this draft were read from the data and nobody has confirmed them",
+            where=f"{where}, lines {shown}",
+            expected="values that are public knowledge; one that only the data tell is a leak that no guarantee covers",
+            remedy=f"replace or confirm each value, then remove its CONFIRM mark ({otherwise})",
+        )
+
+
+class HasLedger(Protocol):
+    """Any study with a ``[ledger]`` section."""
+
+    @property
+    def ledger(self) -> Any:
+        """Its `url` and `key_file`."""
+
+
+def open_ledger(study: HasLedger, base: Path, url: str | None) -> Ledger:
+    """Open the ledger: the argument, then the study's, then ``CONFIDE_LEDGER``.
+
+    A relative file in the study starts from the study's folder, so that the same study finds the same ledger wherever
+    it is run from. ``env:VARIABLE`` reads the address from the environment, as the study file travels.
+
+    Raises
+    ------
+    InputError
+        No ledger was named, or there is none at that place.
+    """
+    relative = url is None and study.ledger.url is not None
+    chosen = url or study.ledger.url or os.environ.get("CONFIDE_LEDGER")
+    if not chosen:
+        raise InputError(
+            "no ledger was named: what contributors spend has to be remembered",
+            where="--ledger, [ledger] url, or the environment variable CONFIDE_LEDGER",
+            expected="sqlite:///FILE or postgresql://...",
+            remedy="make one: confide ledger init --url sqlite:///ledger.sqlite --cap-epsilon 8 --cap-delta 1e-5",
+        )
+    if chosen.startswith("env:"):
+        name = chosen.removeprefix("env:")
+        chosen = os.environ.get(name, "")
+        if not chosen:
+            raise InputError(
+                f"the environment variable {name} is not set", where="[ledger] url", expected="the ledger's address"
+            )
+    prefix = "sqlite:///"
+    if relative and chosen.startswith(prefix) and not chosen.startswith(prefix + "/"):
+        chosen = prefix + str((base / chosen.removeprefix(prefix)).absolute())
+    key = study.ledger.key_file
+    return Ledger.open(chosen, key=base / key if key else None)
