@@ -159,6 +159,7 @@ def confide(*arguments, **more):
     )
 
 
+@pytest.mark.slow
 def test_commands(tmp_path):
     url = f"sqlite:///{tmp_path}/l.sqlite"
     made = confide("ledger", "init", "--ledger", url, "--cap-epsilon", 8, "--cap-delta", 1e-6)

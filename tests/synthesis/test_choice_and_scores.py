@@ -28,6 +28,7 @@ def test_a_choice_is_never_easier_to_attack_than_what_it_is_charged_as(mu):
                 assert delta <= gauss + 1e-9
 
 
+@pytest.mark.slow
 def test_choices_have_the_odds_of_the_exponential_mechanism():
     scores, counts = np.array([0.0, 2.0, 4.0]), np.zeros(3)
     for seed in range(3000):

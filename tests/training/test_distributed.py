@@ -245,6 +245,7 @@ def test_noise_by_position_has_the_scale_of_theory(kind):
     check_noise(check.numpy().reshape(10, 4000), 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", worlds([2], [4]))
 def test_a_model_in_shards_gives_the_sum_of_a_whole_one_with_noise_once(several, world):
     want, norms = jobs.whole_sum()

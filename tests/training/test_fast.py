@@ -89,6 +89,7 @@ def test_random_nets_equal_torch_func_eager_and_traced(model, counts, seed, dtyp
         np.testing.assert_allclose(a.double(), b, rtol=10 * close, atol=close * scale, err_msg=name)
 
 
+@pytest.mark.slow
 @LAWS
 @given(SIZES, st.integers(0, 10**6))
 def test_bfloat16_autocast_stays_inside_the_clip_and_near_float32(counts, seed):

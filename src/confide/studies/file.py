@@ -11,6 +11,7 @@ constants and the plan, never a value taken from the data. Unknown keys are erro
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from functools import cache
 from itertools import pairwise
@@ -64,8 +65,11 @@ def model_names() -> tuple[str, ...]:
 
 def _model_name(value: str) -> str:
     known = model_names()
+    # names that a program registered itself; without torch loaded nobody can have
+    registry = sys.modules.get("confide.nn.registry")
+    own = registry.names() if registry is not None else ()
     # an installation without sources (compiled only) finds a wrong name when the model is built
-    return value if ":" in value or not known else _named(value, known, "model")
+    return value if ":" in value or value in own or not known else _named(value, known, "model")
 
 
 ModelName = Annotated[str, AfterValidator(_model_name)]
