@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from confide.training import PrivateRun
+from confide.training.assign import make_sampler
 
 Break = Callable[[PrivateRun], None]
 
@@ -54,7 +55,7 @@ def entries_clipped_one_by_one(run: PrivateRun) -> None:
 def rate_doubled(run: PrivateRun) -> None:
     """Draw everybody twice as often."""
     run._rates = np.minimum(2 * run._rates, 1.0)
-    run._sampler = run._make_sampler()
+    run._sampler = make_sampler(run.plan, run._keys, run._data.index, run._rates)
 
 
 BREAKS: dict[str, dict[str, Break]] = {

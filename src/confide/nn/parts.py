@@ -170,7 +170,7 @@ class InputShape(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, *shape) to the same."""
+        """``(n, *shape)`` to the same."""
         if x.dim() != len(self.shape) + 1:
             raise InputError(
                 f"model {self.name!r} got a batch of shape {tuple(x.shape)}",

@@ -31,7 +31,7 @@ def standardise(weight: Tensor, gain: Tensor | None = None, *, eps: float = EPS,
 
     Parameters
     ----------
-    weight : tensor, shape (out, in / groups, *kernel)
+    weight : tensor, shape ``(out, in / groups, *kernel)``
     gain : tensor, shape (out,), optional
         1 if not given.
     eps : float

@@ -32,9 +32,9 @@ class SeparableMish(nn.Module):
 
 
 class Cardioid(nn.Module):
-    """(1 + cos arg z) z / 2: keeps the phase, halves what points sideways, stops what points left; ReLU on real z.
+    """``(1 + cos arg z) z / 2``: keeps the phase, halves what points sideways, stops what points left; ReLU on real z.
 
-    cos arg z is Re z / |z|, here with |z| >= 1e-12 so that the gradient stays finite at 0.
+    cos arg z is ``Re z / |z|``, here with ``|z| >= 1e-12`` so that the gradient stays finite at 0.
 
     References
     ----------
@@ -47,7 +47,7 @@ class Cardioid(nn.Module):
 
 
 class iGaussian(nn.Module):
-    """(1 - exp(-|z|^2 / (2 s^2))) z / |z|: keeps the phase, brings the length to below 1.
+    """``(1 - exp(-|z|^2 / (2 s^2))) z / |z|``: keeps the phase, brings the length to below 1.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def complex_cnn(
     representation: str = "kspace",
     seed: int = 0,
 ) -> nn.Module:
-    """Blocks of complex convolution, whitening, activation and pooling, then |mean z| and a real linear layer.
+    """Blocks of complex convolution, whitening, activation and pooling, then ``|mean z|`` and a real linear layer.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ def whiten(z: Tensor, groups: int, eps: float = EPS) -> Tensor:
 class ComplexGroupNorm(nn.Module):
     """Whitening of each group (see `whiten`), then a learned 2 x 2 matrix and a complex shift for each channel.
 
-    The matrix starts at the identity over sqrt(2), so that |z|^2 has mean 1. Matrix and shift are one grouped
+    The matrix starts at the identity over sqrt(2), so that ``|z|^2`` has mean 1. Matrix and shift are one grouped
     convolution over (real, imaginary), a layer that every engine knows.
 
     Parameters

@@ -75,10 +75,11 @@ def _thin(spectrum: Tensor, factor: int) -> Tensor:
 class Scattering2d(FixedFeatures):
     """Scattering coefficients of order 0, 1 and 2, normalised within each image.
 
-    S0 = x * phi, S1 = |x * psi_1| * phi, S2 = ||x * psi_1| * psi_2| * phi with Morlet wavelets psi of `scales` octaves
-    and `angles` directions and a Gaussian phi, all sampled every 2^scales pixels. Wavelets are those of the library
-    kymatio. The coefficients are then normalised in groups within each image (mean 0, variance 1) and divided by the
-    square root of their number, so that every image has features of norm 1 (at most, by rounding in the variance).
+    ``S0 = x * phi``, ``S1 = |x * psi_1| * phi``, ``S2 = ||x * psi_1| * psi_2| * phi`` with Morlet wavelets psi of
+    `scales` octaves and `angles` directions and a Gaussian phi, all sampled every 2^scales pixels. Wavelets are those
+    of the library kymatio. The coefficients are then normalised in groups within each image (mean 0, variance 1) and
+    divided by the square root of their number, so that every image has features of norm 1 (at most, by rounding in the
+    variance).
 
     Parameters
     ----------
@@ -142,7 +143,7 @@ class Scattering2d(FixedFeatures):
         self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
 
     def coefficients(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) to the plain coefficients (n, channels, paths, *grid)."""
+        """``(n, channels, h, w)`` to the plain coefficients ``(n, channels, paths, *grid)``."""
         start = torch.fft.fft2(F.pad(self.check(x), self._pad, mode="reflect"))
         out = [self._mean(start, 0).unsqueeze(2)]
         second: list[Tensor] = []
