@@ -305,3 +305,9 @@ def test_names_known_without_torch_are_those_that_torch_rooms_have() -> None:
     built_in = {name for name in registry.names() if "for a test" not in name}  # other tests add their own
     assert set(model_names()) == built_in
     assert set(OPTIMIZERS) == set(optimizers._OPTIMIZERS)
+
+
+def test_the_certificate_of_a_search_does_not_tell_when_it_ended(clinic: Clinic, three_runs: None) -> None:
+    with_search(clinic)
+    release = clinic.run().release
+    assert release.certificate.created.replace("-", "").replace(":", "") == release.path.name.split("-")[-2]

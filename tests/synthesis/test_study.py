@@ -192,3 +192,11 @@ def test_a_draft_of_one_table_can_be_read_back(folder):
     text, _ = draft_synthesis(folder / "patients.csv", contributor="id", time=None)
     study = parse_synthesis_study(text)
     assert {column.name for column in study.domain().static} == {"sex", "birth", "consent"}
+
+
+def test_a_patients_number_does_not_depend_on_who_else_is_there():
+    from confide.synthesis.coding import numbers_of
+
+    ids = np.array(["A001", "A002", "B7", "Z9"])
+    assert numbers_of(ids[1:]).tolist() == numbers_of(ids)[1:].tolist()
+    assert len(set(numbers_of(np.array([str(i) for i in range(2000)])).tolist())) > 1990

@@ -321,6 +321,8 @@ class Study(_Section):
             )
         if self.search is not None and (self.training.temperature is not None or self.training.kept is not None):
             raise ValueError("[training] snapshots and temperature are of one run: they do not go with [search]")
+        if self.search is not None and self.training.neuraldp is not None:
+            raise ValueError("[training] neuraldp has a price of its own in every run: it does not go with [search]")
         for name, group in self.evaluation.subgroups.items():
             column = group if isinstance(group, str) else group.column
             if column not in self.columns:

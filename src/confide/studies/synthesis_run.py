@@ -185,7 +185,9 @@ def run_synthesis(
             state.save(internal, run)
         ledger.start(reservation.id)
         admitted = coded.subset(np.asarray(reservation.admitted, dtype=bool))
-        journals = Journals(state.run_folder(internal, run.name), text)
+        # the levels too: a patient whose consent rose in between would be used beyond what was charged
+        charged = hashlib.sha256(class_of.tobytes() + "\n".join(coded.ids.tolist()).encode()).hexdigest()
+        journals = Journals(internal, run, f"{text}\n{charged}")
         fitted = fit_tables(study, admitted, levels, journals=journals, progress=progress)
         panel, events = fitted.sample(study.sample.patients, generator_of(study))
         receipt = LedgerReference(ledger=ledger.id, reservation=reservation.id)
@@ -294,12 +296,32 @@ def plan_of(study: SynthesisStudy) -> tuple[TablePlan, dict[str, float]]:
 class Journals:
     """Where the noisy answers of a run are kept, one file for each kind of table."""
 
-    folder: Path
+    internal: Path
+    run: state.RunState
     text: str
 
     def open(self, number: int, panel: Panel) -> FileJournal:
-        """Open the journal of one kind of table."""
-        return FileJournal(self.folder / f"answers-{number}.jsonl", text=self.text, panel=panel)
+        """Open the journal of one kind of table.
+
+        Raises
+        ------
+        RunError
+            It was begun before and is gone: answers would be drawn, and paid for, twice.
+        """
+        path = state.run_folder(self.internal, self.run.name) / f"answers-{number}.jsonl"
+        begun = self.run.extra.setdefault("journals", [])
+        if number in begun and not path.exists():
+            raise RunError(
+                "the journal of this run is gone, and noisy answers had been drawn",
+                where=str(path),
+                expected="the journal, so that the run goes on with the noise it began with",
+                remedy="put it back; without it only a new run can be made (this reservation stays counted)",
+            )
+        journal = FileJournal(path, text=self.text, panel=panel)
+        if number not in begun:
+            begun.append(number)
+            state.save(self.internal, self.run)
+        return journal
 
 
 def fit_tables(

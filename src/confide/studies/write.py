@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def assemble(
         testing_only=testing_only,
         precision=arithmetic or str(next(model.parameters()).dtype).removeprefix("torch."),
         ledger=receipt,
+        # the end of a search minus its beginning, which the folder is named for, would tell the number of runs
+        created=None if study.search is None else begun_at(final_name),
     )
     figures = figures.model_copy(update={"guarantee": guarantee_sentence(certificate)})
     folder = write_release(
@@ -109,9 +112,17 @@ def not_covered(study: Any) -> list[str]:
         )
     if getattr(study, "search", None) is not None:
         limits.append(
-            "how long the search took: the number of runs is secret, and whoever saw the machine at work can count them"
+            "how long the search took: the number of runs is secret, and whoever saw the machine at work, the times of "
+            "its files or the ledger's can count them (the certificate bears the time at which the search began)"
         )
     return limits
+
+
+def begun_at(final_name: str | None) -> datetime | None:
+    """Return the time in the name of a run's folder, ``<study>-<UTC>-<6 hex>``."""
+    if final_name is None:
+        return None
+    return datetime.strptime(final_name.split("-")[-2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
 
 
 def weights_of(model: Any) -> bytes:

@@ -26,7 +26,7 @@ from confide.synthesis.domain import Panel
 def fingerprint(key: bytes, text: str, panel: Panel) -> str:
     """Return a keyed fingerprint of a study and its data: it tells a changed data set to whoever has the key."""
     digest = hmac.new(key, text.encode(), hashlib.sha256)
-    for part in (panel.static, panel.visit, panel.counts):
+    for part in (panel.static, panel.visit, panel.counts, panel.keys):
         digest.update(str(part.shape).encode())
         digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()

@@ -116,9 +116,9 @@ class _Game:
         """Return each teacher's rows; whose they are is a secret coin of the patient alone."""
         import torch
 
-        panel, offset = self.panel, int(self.meter.coins("partition").integers(2**31))
+        panel, offset = self.panel, self.meter.coins("partition").integers(2**63, size=2).tolist()
         of_patient = np.array(
-            [np.random.default_rng([offset, key]).integers(teachers) for key in panel.keys.tolist()], dtype=np.int64
+            [np.random.default_rng([*offset, key]).integers(teachers) for key in panel.keys.tolist()], dtype=np.int64
         )
         codes = panel.static
         owner = of_patient

@@ -77,8 +77,9 @@ def one_hot_gram(rows: Ints, sizes: tuple[int, ...], *, weights: Floats | None =
     total = np.zeros((edges[-1], edges[-1]))
     for start in range(0, len(rows), block):
         part = rows[start : start + block]
-        hot = np.zeros((len(part), edges[-1]), dtype=np.float32)
+        # counts of a block are whole, so exact in float32; sums of weights are not, and would tell who else is there
+        hot = np.zeros((len(part), edges[-1]), dtype=np.float32 if weights is None else np.float64)
         hot[np.arange(len(part))[:, None], part + edges[:-1]] = 1.0
-        left = hot if weights is None else hot * weights[start : start + block, None].astype(np.float32)
+        left = hot if weights is None else hot * weights[start : start + block, None]
         total += left.T @ hot
     return total

@@ -22,7 +22,7 @@ Whatever a loop does with the losses it sees (printing, stopping early, choosing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from confide.contributors import Draw, derive
 from confide.errors import InputError, RunError
-from confide.mechanisms import NoiseSource, noise_for_step
+from confide.mechanisms import NoiseSource, SecureNoise, noise_for_step
 from confide.planning import Plan
 from confide.training.assign import assign, check_optimizer, make_sampler
 from confide.training.checkpoint import read_checkpoint, write_checkpoint
@@ -171,6 +171,9 @@ class PrivateRun:
         self._ranks = join((options or EngineOptions()).device) if ranks is None else ranks
         self._device = (options or EngineOptions()).torch_device()
         model.to(self._device).train()
+        if noise == "secure" or isinstance(noise, SecureNoise):
+            # its lattice is finer than float32: other people's partial sums must not round with one person's presence
+            options = replace(options or EngineOptions(), engine="exact", compile="no")
         self.engine = self._engine_for(model, options)
         check_optimizer(optimizer, self.engine.parameters)
         self._noise = noise

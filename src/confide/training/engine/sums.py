@@ -112,7 +112,8 @@ class ClipAndSum:
     def keep(self) -> None:
         """Take over tensors that the next compiled step would overwrite."""
         if self._borrowed and self._sums is not None:
-            self._sums = [value.double() for value in self._sums]
+            # a float64 tensor would be its own double: without a copy the next step adds its sum to itself
+            self._sums = [value.to(torch.float64, copy=True) for value in self._sums]
         self._borrowed = False
 
     def take(self, *, native: bool = False) -> ClippedSum:
@@ -153,7 +154,8 @@ class ClipAndSum:
         if self._sums is None:
             self._sums = parts
         else:
-            self._sums = [value.double() for value in self._sums]
+            self._sums = [value.to(torch.float64, copy=self._borrowed) for value in self._sums]
+            self._borrowed = False
             for total, part in zip(self._sums, parts, strict=True):
                 total += part
         counted = norms.detach().cpu().numpy().copy()

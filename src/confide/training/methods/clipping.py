@@ -98,8 +98,12 @@ class ClipNorm:
             return self.value
         self.course.append(self.value)
         within = np.where(np.isnan(norms), np.inf, norms) <= self.value * relative
-        votes = float(np.sum(relative * (within - rule.quantile)))
-        noisy = float(source.add_normal(np.array([votes]), scale=rule.count_noise(self._plan.noise_multiplier))[0])
+        scale = rule.count_noise(self._plan.noise_multiplier)
+        # rounding to the lattice of secure noise may lift a vote by the margin: each vote makes room for it
+        largest = np.maximum(max(rule.quantile, 1.0 - rule.quantile) * relative, 1e-300)
+        room = np.maximum(0.0, 1.0 - source.margin(1, scale=scale) / largest)
+        votes = float(np.sum(room * relative * (within - rule.quantile)))
+        noisy = float(source.add_normal(np.array([votes]), scale=scale)[0])
         moved = math.exp(-rule.rate * min(max(noisy / self._plan.denominator, -1.0), 1.0))
         start = self._plan.clip_norm
         self.value = min(max(self.value * moved, 1e-6 * start), 1e6 * start)

@@ -30,6 +30,7 @@ Knolle et al.: NeuralDP: differentially private neural networks by design. arXiv
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -255,12 +256,27 @@ class NeuralDPRun:
         self.testing_only = seed is not None
         self._key = new_key() if seed is None else key_from_seed(seed)
         if resume and checkpoint is not None:
-            self._key = bytes.fromhex(str(read_checkpoint(checkpoint)["key"]))
+            kept = read_checkpoint(checkpoint)
+            self._key = bytes.fromhex(str(kept["key"]))
+            if kept.get("of") != self._identity():
+                raise InputError(
+                    "plan, data or people changed since this run began: the same noise would stand on other values",
+                    where=str(checkpoint),
+                    expected="what the run began with",
+                    remedy="put it back, or start a new run",
+                )
         self._done = False
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Not called: the run gives no batches."""
         return noisy_label_loss(outputs, targets, self._classes, self.settings.label_epsilon)
+
+    def _identity(self) -> str:
+        """Return a keyed fingerprint of plan, data, people and settings, for going on."""
+        digest = hashlib.sha256(self._key + self.plan.fingerprint().encode())
+        digest.update(str(self._data.fingerprint(self._key)).encode())
+        digest.update(self._admitted.tobytes() + repr(self.settings).encode())
+        return digest.hexdigest()
 
     def rehearse(self) -> None:
         """Refuse a plan, data or a first part that do not fit, before anything is spent."""
@@ -271,7 +287,7 @@ class NeuralDPRun:
     def __iter__(self) -> Iterator[Any]:
         self.rehearse()
         if self._checkpoint is not None:
-            write_checkpoint(self._checkpoint, {"key": self._key.hex()})
+            write_checkpoint(self._checkpoint, {"key": self._key.hex(), "of": self._identity()})
         if self._on_start is not None:
             self._on_start()
         values, labels = self._people()

@@ -44,10 +44,11 @@ def brier(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt
     """
     z = np.nan_to_num(np.asarray(logits, dtype=np.float64))
     if z.ndim == 1:
-        return np.asarray((1 / (1 + np.exp(-np.clip(z, -700, 700))) - labels) ** 2)
+        truth = np.clip(labels, 0, 1)  # whatever a label says, one entry's score stays between 0 and 1
+        return np.asarray((1 / (1 + np.exp(-np.clip(z, -700, 700))) - truth) ** 2)
     p = np.exp(z - z.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    p[np.arange(len(labels)), labels] -= 1.0
+    p[np.arange(len(labels)), np.clip(labels, 0, z.shape[1] - 1)] -= 1.0
     return np.asarray((p**2).sum(axis=1) / 2)
 
 
