@@ -43,12 +43,7 @@ def write_atomic(path: Path, content: bytes | str, *, mode: int = 0o644) -> None
         temporary = None
         fsync_folder(path.parent)
     except OSError as error:
-        raise RunError(
-            f"could not write {path.name}: {error.strerror or error}",
-            where=str(path.parent),
-            expected="a folder that can be written and has room",
-            remedy="free some space or choose another folder; nothing half-written was left behind",
-        ) from error
+        raise _refused(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -82,16 +77,20 @@ def new_file(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
     except FileExistsError:
         raise InputError("there is a file already", where=str(path), remedy="choose another name") from None
     except OSError as error:
-        raise RunError(
-            f"could not write {path.name}: {error.strerror or error}",
-            where=str(path.parent),
-            expected="a folder that can be written and has room",
-            remedy="free some space or choose another folder; nothing half-written was left behind",
-        ) from error
+        raise _refused(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _refused(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"could not write {path.name}: {error.strerror or error}",
+        where=str(path.parent),
+        expected="a folder that can be written and has room",
+        remedy="free some space or choose another folder; nothing half-written was left behind",
+    )
 
 
 def sha256_of(path: Path) -> str:

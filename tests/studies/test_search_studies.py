@@ -311,3 +311,10 @@ def test_the_certificate_of_a_search_does_not_tell_when_it_ended(clinic: Clinic,
     with_search(clinic)
     release = clinic.run().release
     assert release.certificate.created.replace("-", "").replace(":", "") == release.path.name.split("-")[-2]
+
+
+def test_a_price_of_its_own_in_every_run_does_not_go_with_a_search(clinic: Clinic) -> None:
+    with_search(clinic)
+    clinic.study.write_text(clinic.study.read_text() + '\n[training]\nneuraldp = "one-shot"\n')
+    with pytest.raises(InputError, match="does not go with"):
+        load_study(clinic.study)

@@ -10,8 +10,9 @@ from confide.errors import InputError, RunError
 from confide.ledger import Ledger
 from confide.mechanisms import OSNoise
 from confide.release import Release
-from confide.studies.synthesis_run import run_synthesis
+from confide.studies.synthesis_run import load_synthesis, run_synthesis
 from confide.synthesis import FlatAIM, Meter, PatientUnit
+from confide.synthesis.coding import read_coded
 from confide.synthesis.journal import FileJournal
 
 STUDY = """
@@ -125,3 +126,62 @@ def test_a_killed_study_is_resumed_under_one_charge(tmp_path, killed_after):
     assert not list((tmp_path / "internal").glob("*.run"))
     with pytest.raises(InputError, match="no unfinished run"):
         run(resume=True)
+
+
+BUDGET = 'budget = {column = "consent", levels = {basic = 1.0, full = 2.0}}\n'
+CONSENT = '[patients.columns.consent]\nrole = "attribute"\n[visits]\n'
+
+
+def ward(tmp_path, *, consent="full"):
+    rng = np.random.default_rng(0)
+    (tmp_path / "study.toml").write_text(STUDY.replace("[visits]\n", CONSENT, 1) + BUDGET)
+    rows = [f"p{i:03d},{'fm'[i % 2]},{consent if i == 7 else 'basic'}\n" for i in range(150)]
+    (tmp_path / "patients.csv").write_text("id,sex,consent\n" + "".join(rows))
+    days = "".join(f"p{i:03d},{d}\n" for i in range(150) for d in sorted(rng.choice(10, 3, replace=False)))
+    (tmp_path / "visits.csv").write_text("id,day\n" + days)
+
+
+@pytest.fixture
+def killed_ward(tmp_path, killed_after):
+    ward(tmp_path, consent="basic")
+    url = f"sqlite:///{tmp_path}/l.sqlite"
+    Ledger.create(url, cap_epsilon=2.5, cap_delta=1e-4).close()
+
+    def run(**more):
+        return run_synthesis(
+            tmp_path / "study.toml", accept=lambda lines: None, ledger_url=url, output=tmp_path / "releases", **more
+        )
+
+    disarm = killed_after(2)
+    with pytest.raises(Killed):
+        run()
+    disarm()
+    return run
+
+
+def test_a_consent_that_rose_in_between_is_not_used_beyond_the_charge(tmp_path, killed_ward):
+    ward(tmp_path, consent="full")
+    with pytest.raises(InputError, match="changed"):
+        killed_ward(resume=True)
+    ward(tmp_path, consent="basic")
+    assert killed_ward(resume=True).release.path.exists()
+
+
+def test_a_lost_journal_is_not_drawn_again_under_the_same_charge(tmp_path, killed_ward):
+    (folder,) = (tmp_path / "internal").glob("*.run")
+    (folder / "answers-0.jsonl").unlink()
+    with pytest.raises(RunError, match="journal of this run is gone"):
+        killed_ward(resume=True)
+    assert not (tmp_path / "releases").exists() or not list((tmp_path / "releases").iterdir())
+
+
+def test_nobody_s_number_moves_when_a_person_leaves_the_tables(tmp_path):
+    ward(tmp_path)
+    study = load_synthesis(tmp_path / "study.toml")[0]
+    whole = read_coded(study, base=tmp_path)
+    for name in ("patients.csv", "visits.csv"):
+        lines = (tmp_path / name).read_text().splitlines(keepends=True)
+        (tmp_path / name).write_text("".join(line for line in lines if not line.startswith("p000")))
+    without = read_coded(study, base=tmp_path)
+    assert without.panel.patients == whole.panel.patients - 1
+    np.testing.assert_array_equal(without.panel.keys, whole.panel.keys[1:])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from confide.studies.gallery.base import Context, Figure
+from confide.studies.gallery.base import Context, Figure, Outcome, Verdict
 from confide.studies.gallery.images import Splits, learn, read_idx, share_right
 
 DELTA = 1e-5
@@ -136,3 +136,16 @@ def against_published(found: dict[tuple[str, float, str], float], ours: str) -> 
         if kind == ours and base is not None:
             said.append(f"{name} at {epsilon:g}: {(value - base.accuracy) * 100:+.1f}")
     return "points to the best published accuracy: " + ", ".join(said) if said else "nothing published to compare with"
+
+
+def judged(found: dict[tuple[str, float, str], float], ours: str, other: str, gain_by: str) -> Outcome:
+    """Compare `ours` with `other` under the same plan, set by set and epsilon by epsilon.
+
+    A gain counts above 0.28 points: 1.96 standard errors of a difference at 98.9 % of 10,000 test images.
+    """
+    gains = {key[:2]: value - found[(*key[:2], other)] for key, value in found.items() if key[2] == ours}
+    better = [gain > 0.0028 for gain in gains.values()]
+    verdict: Verdict = "holds" if all(better) else "holds in part" if any(better) else "does not hold"
+    said = ", ".join(f"{name} at epsilon {epsilon:g} {gain * 100:+.2f}" for (name, epsilon), gain in gains.items())
+    why = f"{gain_by} in points: {said}. In {against_published(found, ours)}."
+    return Outcome(verdict, why, tuple(figures_of(found, ours)))

@@ -112,6 +112,12 @@ class ShardedRun(PrivateRun):
         """Cut the model and give the optimiser, with what it remembers, the shards."""
         if self._cut:
             return
+        if self._ranks.world > 1 and not isinstance(self._noise, str) and not self._noise.testing_only:
+            raise InputError(
+                "a noise source of one's own cannot serve several processes: equal copies would give equal noise",
+                where="noise",
+                expected='"default", "device" or "secure", which draw by position',
+            )
         before = list(self.engine.parameters)
         if self._ranks.world == 1:
             self.model.to(self._place)
