@@ -33,7 +33,8 @@ STUDY = GalleryStudy(
     criterion="With the same plan and optimiser the accuracy is higher than that of a plain convolutional net with "
     "group normalisation by more than 0.28 points (1.96 standard errors of a difference at 98.9 % of 10,000 images) at "
     "epsilon 1, 3 and 8 on every set given; at some of them, in part. One run each, SmoothNet at a quarter of the "
-    "paper's width (for 28 x 28 grey images). The best published accuracies from scratch stand beside, and decide nothing.",
+    "paper's width (for 28 x 28 grey images). The best published accuracies from scratch stand beside, and "
+    "decide nothing.",
     data="MNIST and Fashion-MNIST, published splits, delta 1e-5 per image; neither brings ids of people. 80 steps; the "
     "plain net (three blocks, mean pooling over the image) learns slowly and is a weak opponent at so few",
     run=_run,
