@@ -21,7 +21,7 @@ def both(value: dict[str, Any]) -> str:
 
 def one(found: dict[str, Any], wall: str, cpu: str) -> str:
     """Return milliseconds."""
-    text = f"{found[wall]:.0f} ms"
+    text = f"{found[wall]:.1f} ms"
     return text + (f" ({found[cpu]:.1f} ms CPU)" if cpu in found else "")
 
 
@@ -71,15 +71,13 @@ def scale(results: dict[str, Any]) -> str:
     )
 
 
-def small(found: dict[str, Any]) -> str:
-    """Return the CPU time of the read-outs, measured apart on a smaller ledger."""
-    a = found["one_contributor"]
-    people, load = found["people"], found["load"][0]
-    return (
-        f"\nOn a ledger of {people:,} at a load of {load:.0f}, a balance took {a['balance_cpu_ms']:.1f} ms of CPU, "
-        f"and the tight epsilon of a history, warm, {a['tight_warm_cpu_ms']:.1f} ms (what they read does not grow "
-        "with the number of people).\n\n"
-    )
+def where(results: dict[str, Any]) -> str:
+    """Say on which machine, with which program, and at which state of the code."""
+    said = [
+        f"{name}: commit {found['commit']}, Python {found['python']}, {found['cpus']} cores"
+        for name, found in (("SQLite", results["sqlite"]), ("PostgreSQL 15", results["postgresql"]))
+    ]
+    return "\n" + "; ".join(said) + ".\n\n"
 
 
 def memory(found: dict[str, Any]) -> str:
@@ -91,7 +89,7 @@ def loads(found: dict[str, Any]) -> str:
     """Return the load averages over one minute."""
     if "load_before" not in found:
         return f"- / {found['load'][0]:.0f}" if "load" in found else "-"
-    return f"{found['load_before'][0]:.0f} / {found['load'][0]:.0f}"
+    return f"{found['load_before'][0]:.1f} / {found['load'][0]:.1f}"
 
 
 def faults(results: dict[str, Any]) -> str:
@@ -135,9 +133,7 @@ def main() -> None:
         + faults(table)
         + "\n**Ten million contributors**, 103 classes from the NIH entry counts (`python benchmarks/ledger/run.py "
         "--part scale`, then with `--postgresql`; `results.json`). Times are of the whole reserve, start and "
-        "commit; CPU is that of our process, without the PostgreSQL server's:\n\n"
-        + scale(results)
-        + small(results["sqlite_1m"])
+        "commit; CPU is that of our process, without the PostgreSQL server's:\n\n" + scale(results) + where(results)
     )
     PAGE.write_text(text[:start] + made + text[stop:], encoding="utf-8")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from confide.accounting import Gaussian, Laplace, SampledGaussian
+from confide.accounting import Gaussian, Laplace, SampledGaussian, compose
 from confide.ledger import Filter
-from confide.ledger._renyi import clipped, costs
+from confide.ledger._renyi import at_least, clipped, costs
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,41 @@ def test_what_just_fits_is_within_the_cap_and_not_far_below(noise, rate, entries
         fits = rule.admits(rule.charge(mechanism.guarantee(steps=middle))[None, :])[0]
         low, high = (middle, high) if fits else (low, middle)
     assert 8.0 / 1.25 <= mechanism.guarantee(steps=low).epsilon(1e-6) <= 8.0
+
+
+MANY = [
+    SampledGaussian(noise_multiplier=noise, rate=min(1.0, share / entries), entries=entries, clip_norm=clip)
+    for noise, share, clip in ((1.0, 0.0003, 1.0), (1.0, 0.0122, 1.0), (0.6, 0.02, 0.5), (3.0, 0.3, 1.0))
+    for entries in (1, 2, 3, 4, 5, 6, 8, 12)
+]
+
+
+@pytest.mark.parametrize("order", [1.3, 4.0537, 5.5806, 12.0])
+def test_the_quick_lower_bound_is_one(order):
+    for mechanism in MANY:
+        assert at_least(mechanism, (order,))[0] <= mechanism.rdp(np.array([order]))[0]
+
+
+@pytest.mark.parametrize("cap", [(2.0, 1e-6), (8.0, 1e-9)])
+def test_integrals_that_are_left_out_change_no_charge(cap, monkeypatch):
+    """Prices with the short cut equal those without it, number for number."""
+    import confide.ledger.filter as rules
+
+    plans = [mechanism.guarantee(steps=500) for mechanism in MANY]
+    plans += [compose([plans[0], plans[7]]), compose([plans[3], Gaussian(noise_multiplier=20.0).guarantee()])]
+    rule = Filter.design(*cap)
+    quick = [rule.charge(plan).tolist() for plan in plans]
+    monkeypatch.setattr(rules, "costs", lambda g, orders, tails, enough: costs(g, orders, tails))
+    assert [rule.charge(plan).tolist() for plan in plans] == quick
+    assert sum(2**32 - 1 in row for row in quick) < len(quick)  # not everything is out of reach
+
+
+def test_pricing_the_classes_of_a_hospital_takes_few_integrals(monkeypatch):
+    """103 classes of the NIH entry counts: only those with few entries need the plain divergence."""
+    asked = []
+    plain = SampledGaussian.rdp
+    monkeypatch.setattr(SampledGaussian, "rdp", lambda self, orders: asked.append(self.entries) or plain(self, orders))
+    rule = Filter.design(8.0, 1e-9)
+    for k in (1, 2, 5, 13, 60, 184):
+        rule.charge(SampledGaussian(noise_multiplier=1.0, rate=0.0003 / k, entries=k).guarantee(steps=500))
+    assert max(asked) < 13

@@ -96,12 +96,12 @@ class Scale:
 
     def weigh(self, old: Counters, part: Codes) -> tuple[Counters, npt.NDArray[np.bool_]]:
         """Return the counters after the release, and for whom the rule still holds."""
-        new = np.empty_like(old)
+        new, at = np.empty_like(old), part.astype(np.intp)
         for k in range(self.orders):
-            new[k] = add(old[k], self.lut[k][part])
+            new[k] = add(old[k], self.lut[k].take(at))
         good = within(new)
         if self.closing.any():
-            closes = self.closing[part] & ~good & (old == 0).all(axis=0)
+            closes = self.closing.take(at) & ~good & (old == 0).all(axis=0)
             new[:, closes] = FULL
             good |= closes
         return new, good

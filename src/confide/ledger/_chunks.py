@@ -104,8 +104,8 @@ def _at(account: int, chunk: int) -> list[sa.ColumnElement[bool]]:
 
 def _trimmed(codes: Codes) -> bytes:
     """Return the bytes of the codes of one chunk without trailing zeros, so that later contributors change nothing."""
-    inside = np.flatnonzero(codes)
-    return codes[: inside[-1] + 1].tobytes() if len(inside) else b""
+    inside = codes != 0
+    return codes[: len(codes) - int(inside[::-1].argmax())].tobytes() if inside.any() else b""
 
 
 def unpack(digest: str, width: int, packed: bytes) -> Codes:

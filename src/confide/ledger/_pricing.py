@@ -36,14 +36,16 @@ def price(rule: Filter, text: str) -> Priced:
     charge = rule.charge(guarantee)
     # The tight epsilon is dear to compute; it matters only where the rule alone would refuse, and can only help where
     # the best Renyi order is not hopelessly above the cap (not trying is always safe).
-    hopeful = not bool(rule.admits(charge[None, :])[0]) and _estimate(guarantee, rule.delta) <= _HOPE * rule.epsilon
+    refused = not bool(rule.admits(charge[None, :])[0])
+    hopeful = refused and _estimate(guarantee, rule.delta, _HOPE * rule.epsilon) <= _HOPE * rule.epsilon
     return Priced(text, charge, hopeful and tight_epsilon((text,), rule.delta) <= rule.epsilon)
 
 
-def _estimate(guarantee: Guarantee, delta: float) -> float:
-    """Return a quick upper bound of epsilon, with rare outputs set apart."""
+def _estimate(guarantee: Guarantee, delta: float, most: float) -> float:
+    """Return a quick upper bound of epsilon, with rare outputs set apart; infinity where it is above `most` anyway."""
     orders = np.array([order for order in RDP_ORDERS if order <= 32])
-    found = costs(guarantee, tuple(orders.tolist()), (0.0, delta / 4))
+    # The conversion takes less than 4 off a divergence at any of these orders.
+    found = costs(guarantee, tuple(orders.tolist()), (0.0, delta / 4), (most + 4.0,) * len(orders))
     return min(rdp_epsilon(rdp, delta - apart, orders) for rdp, apart in found)
 
 

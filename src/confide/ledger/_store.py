@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,24 @@ def parse_url(url: str | Path) -> sa.URL:
     if not parsed.database or parsed.database == ":memory:":
         raise InputError("a ledger in memory would forget what was spent", expected="sqlite:///FILE")
     return parsed
+
+
+@lru_cache(maxsize=64)
+def _upsert(table: sa.Table, sqlite: bool, replace: bool) -> Any:
+    """Return the statement of `Store.insert_or_replace`: built once, because it is run for every chunk."""
+    if sqlite:
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        statement: Any = sqlite_insert(table)
+    else:
+        from sqlalchemy.dialects.postgresql import insert as postgres_insert
+
+        statement = postgres_insert(table)
+    keys = [column.name for column in table.primary_key]
+    if not replace:
+        return statement.on_conflict_do_nothing(index_elements=keys)
+    changed = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed)
 
 
 def _no_rows(record: logging.LogRecord) -> bool:
@@ -112,23 +131,8 @@ class Store:
         self, connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]], *, replace: bool = True
     ) -> None:
         """Insert rows; a row whose primary key exists is replaced, or left as it is."""
-        if not rows:
-            return
-        if self.sqlite:
-            from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-            statement: Any = sqlite_insert(table)
-        else:
-            from sqlalchemy.dialects.postgresql import insert as postgres_insert
-
-            statement = postgres_insert(table)
-        keys = [column.name for column in table.primary_key]
-        if replace:
-            changed = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
-            statement = statement.on_conflict_do_update(index_elements=keys, set_=changed)
-        else:
-            statement = statement.on_conflict_do_nothing(index_elements=keys)
-        connection.execute(statement, rows)
+        if rows:
+            connection.execute(_upsert(table, self.sqlite, replace), rows)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -187,7 +187,9 @@ class Filter:
             If the accountant returns a negative or undefined cost.
         """
         best: Counters | None = None
-        for rdp, apart in costs(guarantee, self.orders, tuple(self.tail * part for part in _TAILS)):
+        # From twice the allowance on a counter is full whatever the number is.
+        enough = tuple(2 * allowance for allowance in self.allowances)
+        for rdp, apart in costs(guarantee, self.orders, tuple(self.tail * part for part in _TAILS), enough):
             if rdp.shape != (len(self.orders),) or np.isnan(rdp).any() or (rdp < 0).any():
                 raise InputError(
                     "the cost of a class is negative or undefined",
@@ -243,7 +245,12 @@ def _units(cost: float, allowance: float) -> int:
 
 def within(counters: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
     """Say for columns of counters, shape (K + 1, n), whether the rule still holds."""
-    return np.asarray((counters[:-1] <= UNITS).any(axis=0) & (counters[-1] <= UNITS))
+    # Row by row: reducing over a first axis of two or three is slower than the sums themselves.
+    good = counters[0] <= UNITS
+    for row in counters[1:-1]:
+        good |= row <= UNITS
+    good &= counters[-1] <= UNITS
+    return np.asarray(good)
 
 
 def add(counters: Counters, charge: Counters) -> Counters:
@@ -253,7 +260,9 @@ def add(counters: Counters, charge: Counters) -> Counters:
     [6, 4294967295]
     """
     total = counters + charge
-    total[total < charge] = FULL
+    over = total < charge
+    if over.any():
+        total[over] = FULL
     return total
 
 
