@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 import confide
+from confide.errors import InputError
 from confide.ledger import Ledger
-from confide.studies import load_study, run_study
+from confide.studies import load_study, rehearse_study, run_study
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pneumonia.toml"
 
@@ -50,3 +52,68 @@ def test_pictures_train_and_predict(tmp_path):
     assert set(loaded.model.state_dict()) == {"head.weight", "head.bias"}
     found = loaded.predict(tmp_path / "pneumonia_xray_28.npz#test_")
     assert isinstance(found, pl.DataFrame) and found.height == 7
+
+
+_PICTURES = """
+version = 1
+name = "pictures"
+[[data]]
+{data}
+[columns.finding]
+role = "label"
+classes = ["yes", "no"]
+positive = ["yes"]
+[columns.sex]
+role = "attribute"
+type = "categorical"
+categories = ["f", "m"]
+[public]
+max_entries = 3
+max_contributors = 40
+[privacy]
+epsilon = 4.0
+delta = 1e-5
+strategy = "individual"
+noise_multiplier = 1.0
+steps = 2
+[model]
+{model}
+[optimizer]
+name = "sgd"
+lr = 0.5
+[evaluation]
+subgroups = {{sex = "sex"}}
+"""
+_FOLDER = """source = "visits.csv"
+contributor = "patient"
+entry = "visit"
+images = {folder = "png", column = "file", mode = "rgb", size = [20, 12]}"""
+_VOLUMES = """source = "volumes.npz#train_"
+contributor = "patient"
+images = {array = "scans", size = [10, 9, 8], bounds = [-1000, 1000]}"""
+
+
+@pytest.mark.parametrize(
+    ("data", "model"),
+    [
+        (_FOLDER, 'name = "cnn"\n[model.options]\nwidths = [4, 8]'),
+        (_VOLUMES, 'name = "slices"\n[model.options]\nfeatures = 16\nbackbone_options = {widths = [4, 8]}'),
+    ],
+)
+def test_pictures_and_volumes_are_rehearsed_without_the_files(tmp_path: Path, data: str, model: str) -> None:
+    (tmp_path / "study.toml").write_text(_PICTURES.format(data=data, model=model))
+    lines = rehearse_study(tmp_path / "study.toml", device="cpu")
+    assert "random pictures of 40 made-up people" in lines[0] and "Nothing was read" in lines[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.toml"]
+
+
+def test_a_rehearsal_of_pictures_finds_a_net_that_is_too_deep(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(_PICTURES.format(data=_VOLUMES, model='name = "resnet9"'))
+    with pytest.raises(InputError, match="resnet9"):
+        rehearse_study(tmp_path / "study.toml", device="cpu")
+
+
+def test_the_example_without_ids_is_rehearsed(tmp_path: Path) -> None:
+    text = EXAMPLE.read_text().replace("steps = 200", "steps = 2").replace('"scattering" ', '"hog" ')
+    (tmp_path / "study.toml").write_text(text)
+    assert "60 made-up people" in rehearse_study(tmp_path / "study.toml", device="cpu")[0]

@@ -1,4 +1,4 @@
-"""A rehearsal: the whole of a study on random data made from its declared columns alone.
+"""A rehearsal: the whole of a study on random data made from its declared columns and pictures alone.
 
 Neither data nor ledger are touched, so it can be run as often as one likes, by anybody who has the study file: it finds
 a model that does not fit, a plan that no budget can meet, a step that is too slow.
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from confide.data import ColumnSpec
-from confide.errors import InputError
+from confide.data import ColumnSpec, ImageSpec, SourceSpec
 from confide.ledger import Ledger
 from confide.studies.file import BudgetColumn, Paid, Study, load_study
 from confide.studies.prepare import declared_counts
 
 PEOPLE = 200
+# Pictures make a step slow and fill the disk: fewer people, and at most so many values in all their pictures together.
+PEOPLE_OF_PICTURES, VALUES = 60, 50_000_000
 
 
 def random_table(
@@ -44,8 +45,10 @@ def random_table(
         entries = rng.choice(ks, size=people, p=share / share.sum())
     else:
         entries = rng.integers(1, (study.public.max_entries or 4) + 1, size=people)
-    owner = np.repeat(np.arange(people), entries)
     source = study.data[0]
+    if source.contributor == "row":  # every row is a unit of its own
+        entries = np.ones(people, dtype=np.int64)
+    owner = np.repeat(np.arange(people), entries)
     columns: dict[str, Any] = {}
     for name, column in study.columns.items():
         if column.role != "ignore":
@@ -84,6 +87,34 @@ def _random_column(
     return [int(v) for v in whole]
 
 
+def _people(study: Study) -> int:
+    """How many people are made up: as many as the declared bound allows and as pictures leave room for."""
+    bound = study.public.max_contributors or PEOPLE
+    images = study.data[0].images
+    if images is None:
+        return min(PEOPLE, bound)
+    room = VALUES // (int(np.prod(images.shape)) * (study.public.max_entries or 4))
+    return min(PEOPLE_OF_PICTURES, bound, max(room, 12))
+
+
+def _write(table: pl.DataFrame, source: SourceSpec, home: Path, rng: np.random.Generator) -> SourceSpec:
+    """Write the table, with random pictures of the declared size where there are any; return where it is now."""
+    alone = {"query": None, "sha256": None, "separator": ",", "decimal": "."}
+    if source.images is None:
+        table.write_parquet(home / "table.parquet")
+        return source.model_copy(update={"source": "table.parquet", **alone})
+    images = source.images
+    name = "pictures"
+    while name in table.columns:
+        name += "_"
+    axes = (*reversed(images.size), 3) if images.mode == "rgb" else tuple(reversed(images.size))
+    pictures = rng.integers(0, 256, (table.height, *axes), dtype=np.uint8)
+    columns = {c: np.array(table[c].to_list()) for c in table.columns}  # text as text: nothing pickled is ever read
+    np.savez(home / "table.npz", **{name: pictures, **columns})  # type: ignore[arg-type]
+    spec = ImageSpec(array=name, mode=images.mode, size=images.size)
+    return source.model_copy(update={"source": "table.npz", "images": spec, **alone})
+
+
 def rehearse_study(path: str | Path, *, watcher: Any = None, device: str | None = None) -> list[str]:
     """Run a study file on random data in a temporary folder with a ledger of its own.
 
@@ -97,23 +128,13 @@ def rehearse_study(path: str | Path, *, watcher: Any = None, device: str | None 
 
     path = Path(path)
     study = load_study(path)
-    if any(source.images is not None for source in study.data):
-        raise InputError(
-            "a study of images cannot be rehearsed from its columns alone",
-            where="[[data]] images",
-            remedy="train on a folder of public images with the same study file",
-        )
     counts = declared_counts(study, path.parent)
     rng = np.random.default_rng()
-    people = min(PEOPLE, study.public.max_contributors or PEOPLE)
+    people = _people(study)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="confide-rehearsal-") as folder:
         home = Path(folder)
-        random_table(study, counts, people=people, rng=rng).write_parquet(home / "table.parquet")
-        first = study.data[0]
-        replaced = first.model_copy(
-            update={"source": "table.parquet", "query": None, "sha256": None, "separator": ",", "decimal": "."}
-        )
+        replaced = _write(random_table(study, counts, people=people, rng=rng), study.data[0], home, rng)
         Ledger.create(f"sqlite:///{home}/ledger.sqlite", cap_epsilon=1000.0, cap_delta=0.1).close()
         text = path.read_text(encoding="utf-8")
         outcome = run_study(
@@ -127,7 +148,7 @@ def rehearse_study(path: str | Path, *, watcher: Any = None, device: str | None 
         sentence = outcome.sentence
     paid = isinstance(study.evaluation.metrics, Paid)
     return [
-        f"Rehearsal on random data of {people} made-up people: plan, model, loss, engine, certificate and reports work "
+        f"Rehearsal on random {'pictures' if study.data[0].images else 'data'} of {people} made-up people: plan, model, loss, engine, certificate and reports work "
         f"({time.monotonic() - began:.1f} s).",
         f"The real run would state: {sentence}",
         "Nothing was read, reserved, or kept." + (" Paid metrics were rehearsed as well." if paid else ""),
