@@ -158,3 +158,42 @@ def test_noise_has_the_full_scale_in_each_of_the_two_parts():
     for real, imaginary in recorder.seen:
         assert float(real.std()) == pytest.approx(expected, rel=0.06)
         assert float(imaginary.std()) == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_standardised_complex_filters_are_those_of_the_formula(whiten):
+    torch.manual_seed(3)
+    layer = nn.ComplexWSConv2d(4, 6, 3, whiten=whiten, padding=1, stride=2, groups=2)
+    if whiten:
+        raw = torch.view_as_complex(layer.whitened.weight.detach().double())
+    else:
+        raw = torch.complex(layer.real.weight, layer.imag.weight).detach().to(torch.complex128)
+    want = []
+    for one in raw:  # each filter by itself, by the eigenvectors of its covariance
+        pairs = torch.view_as_real(one.reshape(-1))
+        pairs = pairs - pairs.mean(0)
+        if whiten:
+            values, vectors = torch.linalg.eigh(len(pairs) * pairs.T @ pairs / len(pairs) + 1e-4 * torch.eye(2))
+            pairs = pairs @ (vectors @ torch.diag(values.rsqrt()) @ vectors.T) / np.sqrt(2)
+        want.append(torch.view_as_complex(pairs.contiguous()).reshape(one.shape))
+    z = draw(2, 4, 7, 7)
+    expected = F.conv2d(z.to(torch.complex128), torch.stack(want), stride=2, padding=1, groups=2)
+    assert torch.allclose(layer(z).to(torch.complex128), expected, atol=1e-4)
+    shifted = [p for n, p in layer.named_parameters() if n.endswith("weight")]
+    with torch.no_grad():
+        before = layer(z)
+        for weight in shifted:
+            weight.add_(0.3)  # what is added to all weights of a filter is taken out again
+        assert torch.allclose(layer(z), before, atol=1e-4)
+
+
+def test_a_whitened_filter_has_length_one_and_a_gain():
+    filters = nn.ComplexWSConv2d(8, 5, 3).whitened.filters()
+    assert torch.allclose(filters.abs().square().sum((1, 2, 3)), torch.ones(5), rtol=2e-2)
+    assert sum(p.numel() for p in nn.ComplexWSConv2d(8, 5, 3).parameters()) == 2 * 8 * 5 * 9 + 5
+    with pytest.raises(InputError, match="single weight"):
+        nn.ComplexWSConv2d(1, 4, 1)
+    with pytest.raises(InputError, match="real numbers"):
+        nn.ComplexWSConv2d(1, 4, 3)(torch.zeros(1, 1, 4, 4))
+    with pytest.raises(InputError, match="did you mean 'whitened'"):
+        nn.build("complex-cnn", (1, 8, 8), 2, weights="whitend")

@@ -9,6 +9,7 @@ import torch
 from torch import nn as torch_nn
 
 from confide import nn
+from confide.errors import InputError
 
 
 def count(model: torch_nn.Module) -> int:
@@ -180,3 +181,27 @@ def test_dice_is_one_value_for_each_entry_and_knows_empty_masks():
     assert torch.allclose(nn.soft_dice(sure, classes), torch.zeros(2), atol=1e-5)
     with pytest.raises(ValueError, match="one value for each pixel"):
         nn.soft_dice(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 3, 3))
+
+
+def test_orders_of_activation_and_norm_in_a_wide_residual_net():
+    """Sander et al. keep De et al.'s order in the branch and turn it round in the projecting shortcuts alone."""
+    kinds = {}
+    for order in ("activation-norm", "norm-activation", "shortcut-norm-activation"):
+        net = nn.build("wideresnet", (3, 8, 8), 10, depth=10, width=1, order=order)
+        blocks = [m for m in net.modules() if isinstance(m, nn.WideBlock)]
+        kinds[order] = tuple(
+            type(part).__name__
+            for block in blocks[:1]
+            for part in (*block.branch[:2], *block.shortcut[:2], *net[-5:-3])
+        )
+        assert sum(p.numel() for p in net.parameters()) == sum(
+            p.numel() for p in nn.build("wideresnet", (3, 8, 8), 10, depth=10, width=1).parameters()
+        )
+    act, norm = ("ReLU", "GroupNorm"), ("GroupNorm", "ReLU")
+    assert kinds == {
+        "activation-norm": (*act, *act, *act),
+        "norm-activation": (*norm, *norm, *norm),
+        "shortcut-norm-activation": (*act, *norm, *act),
+    }
+    with pytest.raises(InputError, match="did you mean 'norm-activation'"):
+        nn.build("wideresnet", (3, 8, 8), 10, order="norm-activations")

@@ -1,4 +1,4 @@
-"""Wide residual nets as private training wants them: weight standardisation, order activation - norm - convolution.
+"""Wide residual nets as private training wants them: weight standardisation, and the order of activation and norm.
 
 >>> wideresnet((3, 32, 32), 10, depth=16, width=4)(torch.zeros(2, 3, 32, 32)).shape
 torch.Size([2, 10])
@@ -9,24 +9,38 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from confide.errors import InputError
-from confide.nn.parts import InputShape, convolution, groups_for, seeded
+from confide.nn.parts import InputShape, choice, convolution, groups_for, seeded
 from confide.nn.registry import register
 from confide.nn.residual import ScaleNorm
 
 __all__ = ["WideBlock", "wideresnet"]
 
+# name -> (does the norm come first in the branch, and in the projecting shortcut?)
+_ORDERS = {
+    "activation-norm": (False, False),
+    "norm-activation": (True, True),
+    "shortcut-norm-activation": (False, True),
+}
 
-def _unit(channels: int, out: int, kernel: int, stride: int, groups: int, weights: str) -> nn.Sequential:
-    """ReLU, group normalisation, convolution: in this order."""
+
+def _before(channels: int, groups: int, norm_first: bool) -> list[nn.Module]:
+    """ReLU and group normalisation, in one of the two orders."""
+    pair = [nn.ReLU(), nn.GroupNorm(groups_for(channels, groups, "model groups"), channels)]
+    return pair[::-1] if norm_first else pair
+
+
+def _unit(
+    channels: int, out: int, kernel: int, stride: int, groups: int, weights: str, norm_first: bool
+) -> nn.Sequential:
+    """ReLU and group normalisation, then the convolution."""
     return nn.Sequential(
-        nn.ReLU(),
-        nn.GroupNorm(groups_for(channels, groups, "model groups"), channels),
+        *_before(channels, groups, norm_first),
         convolution(2, weights, channels, out, kernel, stride=stride, padding=kernel // 2),
     )
 
 
 class WideBlock(nn.Module):
-    """x + f(x) with two units of ReLU, norm, convolution; the first block of a stage projects the shortcut likewise.
+    """x + f(x) with two units of ReLU, norm, convolution; the first block of a stage projects the shortcut by another.
 
     Parameters
     ----------
@@ -37,15 +51,27 @@ class WideBlock(nn.Module):
     weights : str
     scale_norm : bool
         Normalise the sum by a `ScaleNorm`.
+    order : str
+        See `wideresnet`.
     """
 
     def __init__(
-        self, channels: int, out: int, stride: int, *, project: bool, groups: int, weights: str, scale_norm: bool
+        self,
+        channels: int,
+        out: int,
+        stride: int,
+        *,
+        project: bool,
+        groups: int,
+        weights: str,
+        scale_norm: bool,
+        order: str = "activation-norm",
     ) -> None:
         super().__init__()
-        self.shortcut = _unit(channels, out, 1, stride, groups, weights) if project else nn.Identity()
+        inside, beside = _ORDERS[choice(order, _ORDERS, "model order")]
+        self.shortcut = _unit(channels, out, 1, stride, groups, weights, beside) if project else nn.Identity()
         self.branch = nn.Sequential(
-            *_unit(channels, out, 3, stride, groups, weights), *_unit(out, out, 3, 1, groups, weights)
+            *_unit(channels, out, 3, stride, groups, weights, inside), *_unit(out, out, 3, 1, groups, weights, inside)
         )
         self.norm = ScaleNorm(out, groups) if scale_norm else nn.Identity()
 
@@ -65,6 +91,7 @@ def wideresnet(
     groups: int = 16,
     weights: str = "standardised",
     scale_norm: bool = False,
+    order: str = "activation-norm",
     seed: int = 0,
 ) -> nn.Module:
     """WRN-`depth`-`width` with weight standardisation and group normalisation.
@@ -85,18 +112,24 @@ def wideresnet(
     weights : str
         "standardised", "centred" or "plain".
     scale_norm : bool
+    order : str
+        "activation-norm": ReLU before group normalisation everywhere (De et al.); "norm-activation": the classical
+        order; "shortcut-norm-activation": the classical order in the projecting shortcuts alone (Sander et al.).
+        Parameters are the same in all three.
     seed : int
         Public seed of the initial weights.
 
     References
     ----------
     De, Berrada, Hayes, Smith, Balle: Unlocking high-accuracy differentially private image classification through
-    scale, arXiv 2204.13650. Zagoruyko, Komodakis: Wide residual networks, BMVC 2016.
+    scale, arXiv 2204.13650. Sander, Stock, Sablayrolles: TAN without a burn: scaling laws of DP-SGD, ICML 2023 (the
+    order in the shortcut). Zagoruyko, Komodakis: Wide residual networks, BMVC 2016.
     """
     if depth < 10 or (depth - 4) % 6:
         raise InputError(
             f"depth is {depth}", where="model depth", expected="6 n + 4 for a whole n: 10, 16, 22, 28, 34, 40, ..."
         )
+    choice(order, _ORDERS, "model order")
     if width < 1:
         raise InputError(f"width is {width}", where="model width", expected="1 or more")
 
@@ -118,11 +151,12 @@ def wideresnet(
                         groups=groups,
                         weights=weights,
                         scale_norm=scale_norm,
+                        order=order,
                     )
                 )
                 before = out
-        norm = nn.GroupNorm(groups_for(before, groups, "model groups"), before)
-        layers += [nn.ReLU(), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, outputs)]
+        layers += _before(before, groups, _ORDERS[order][0])
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, outputs)]
         return nn.Sequential(*layers)
 
     return seeded(seed, make)

@@ -147,9 +147,10 @@ def rehearse_study(path: str | Path, *, watcher: Any = None, device: str | None 
         )
         sentence = outcome.sentence
     paid = isinstance(study.evaluation.metrics, Paid)
+    what = "data" if study.data[0].images is None else "pictures"
     return [
-        f"Rehearsal on random {'pictures' if study.data[0].images else 'data'} of {people} made-up people: plan, model, loss, engine, certificate and reports work "
-        f"({time.monotonic() - began:.1f} s).",
+        f"Rehearsal on random {what} of {people} made-up people: plan, model, loss, engine, certificate and reports "
+        f"work ({time.monotonic() - began:.1f} s).",
         f"The real run would state: {sentence}",
         "Nothing was read, reserved, or kept." + (" Paid metrics were rehearsed as well." if paid else ""),
     ]

@@ -15,11 +15,14 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from confide.errors import InputError
+from confide.nn.complexvalued.norm import whiten
+from confide.nn.standardised import EPS, WSConv2d
 
-__all__ = ["ComplexConv2d", "ComplexLinear", "as_complex", "kspace"]
+__all__ = ["ComplexConv2d", "ComplexLinear", "ComplexWSConv2d", "as_complex", "kspace"]
 
 
 def as_complex(x: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ class _Shift(nn.Module):
         return z + bias.reshape(-1, *[1] * (z.dim() - 2))
 
 
-def _product(first: nn.Module, second: nn.Module, z: Tensor, name: str) -> Tensor:
+def _refuse_real(z: Tensor, name: str) -> None:
     if not z.is_complex():
         raise InputError(
             f"{name} got real numbers",
@@ -69,6 +72,10 @@ def _product(first: nn.Module, second: nn.Module, z: Tensor, name: str) -> Tenso
             expected="a complex tensor",
             remedy="as_complex joins real and imaginary parts, kspace transforms an image",
         )
+
+
+def _product(first: nn.Module, second: nn.Module, z: Tensor, name: str) -> Tensor:
+    _refuse_real(z, name)
     x, y = z.real.contiguous(), z.imag.contiguous()
     return torch.complex(first(x) - second(y), first(y) + second(x))
 
@@ -106,6 +113,89 @@ class ComplexConv2d(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Complex (n, channels, h, w) to complex (n, out, h', w')."""
         out: Tensor = self.shift(_product(self.real, self.imag, z, "ComplexConv2d"))
+        return out
+
+
+class _WhitenedConv2d(nn.Module):
+    """Convolution of real numbers with either part of one whitened complex weight."""
+
+    def __init__(self, channels: int, out: int, kernel: int, options: dict[str, Any]) -> None:
+        super().__init__()
+        # Shapes and initial values are those of PyTorch's own layer; padding, stride and so on are checked by it too.
+        like = nn.Conv2d(channels, out, kernel, bias=False, **options)
+        other = nn.Conv2d(channels, out, kernel, bias=False, **options)
+        self.weight = nn.Parameter(torch.stack([like.weight.detach(), other.weight.detach()], -1))
+        self.gain = nn.Parameter(torch.ones(out))
+        self._options = {k: getattr(like, k) for k in ("stride", "padding", "dilation", "groups")}
+
+    def filters(self) -> Tensor:
+        """Return the whitened filters, complex, shape (out, channels / groups, kernel, kernel)."""
+        fan_in = self.weight[0, ..., 0].numel()
+        raw = torch.view_as_complex(self.weight.contiguous() * math.sqrt(fan_in))
+        white = whiten(raw[None], len(raw), EPS)[0]
+        gain = self.gain.reshape(-1, 1, 1, 1) / math.sqrt(2 * fan_in)
+        return torch.complex(white.real * gain, white.imag * gain)
+
+    def forward(self, z: Tensor) -> Tensor:
+        filters = self.filters()
+        a, b = filters.real.contiguous(), filters.imag.contiguous()
+        x, y = z.real.contiguous(), z.imag.contiguous()
+        real = F.conv2d(x, a, None, **self._options) - F.conv2d(y, b, None, **self._options)
+        return torch.complex(real, F.conv2d(y, a, None, **self._options) + F.conv2d(x, b, None, **self._options))
+
+
+class ComplexWSConv2d(nn.Module):
+    """Complex 2D convolution with standardised weights: a function of the weights alone, which mixes no entries.
+
+    Parameters
+    ----------
+    channels, out, kernel : int
+    whiten : bool
+        True: each filter is centred and whitened, so that real and imaginary parts of its weights are uncorrelated and
+        equally large; then divided by the root of twice its fan-in (a filter has length 1) and multiplied by a learned
+        gain, 1 at the start. False: each filter's complex mean is subtracted and nothing else, the cheaper way.
+    bias : bool
+        A complex number for each output channel.
+    **options
+        stride, padding, dilation, groups of ``nn.Conv2d``.
+
+    Raises
+    ------
+    InputError
+        Filters of a single weight: they would be zero.
+
+    References
+    ----------
+    Riess et al.: Complex-valued federated learning with differential privacy and MRI applications, arXiv 2110.03478
+    (both ways; the division by the fan-in, as in scaled weight standardisation, is ours). The whitening matrix is that
+    of `whiten`.
+    """
+
+    def __init__(
+        self, channels: int, out: int, kernel: int, *, whiten: bool = True, bias: bool = False, **options: Any
+    ) -> None:
+        super().__init__()
+        if channels // int(options.get("groups", 1)) * kernel * kernel < 2:
+            raise InputError(
+                "a filter of a single weight has nothing to standardise: it would be zero",
+                where="ComplexWSConv2d",
+                expected="a fan-in of 2 or more",
+                remedy="use ComplexConv2d here",
+            )
+        self.whitened = _WhitenedConv2d(channels, out, kernel, options) if whiten else None
+        if not whiten:
+            self.real = WSConv2d(channels, out, kernel, bias=False, gain=False, centre_only=True, **options)
+            self.imag = WSConv2d(channels, out, kernel, bias=False, gain=False, centre_only=True, **options)
+            _halve(self.real, self.imag)
+        self.shift = _Shift(out) if bias else nn.Identity()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Complex (n, channels, h, w) to complex (n, out, h', w')."""
+        _refuse_real(z, "ComplexWSConv2d")
+        if self.whitened is not None:
+            out: Tensor = self.shift(self.whitened(z))
+            return out
+        out = self.shift(_product(self.real, self.imag, z, "ComplexWSConv2d"))
         return out
 
 

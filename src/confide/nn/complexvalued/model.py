@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from confide.errors import InputError
 from confide.nn.complexvalued.activations import Cardioid, ConjMish, SeparableMish, iGaussian
-from confide.nn.complexvalued.layers import ComplexConv2d, as_complex, kspace
+from confide.nn.complexvalued.layers import ComplexConv2d, ComplexWSConv2d, as_complex, kspace
 from confide.nn.complexvalued.norm import ComplexGroupNorm
 from confide.nn.complexvalued.pooling import ComplexAvgPool2d, ComplexMaxPool2d
 from confide.nn.parts import InputShape, choice, seeded
@@ -56,6 +56,7 @@ def complex_cnn(
     groups: int = 4,
     activation: str = "conjmish",
     pool: str = "mean",
+    weights: str = "plain",
     representation: str = "kspace",
     seed: int = 0,
 ) -> nn.Module:
@@ -74,6 +75,8 @@ def complex_cnn(
         "conjmish", "cardioid", "separablemish" or "igaussian".
     pool : str
         "mean" or "max", each part by itself.
+    weights : str
+        "plain"; "centred": each filter minus its complex mean; "whitened": also with uncorrelated parts of one size.
     representation : str
         "kspace": the Fourier transform of an image; "pairs": channels are all real parts, then all imaginary parts.
     seed : int
@@ -86,6 +89,7 @@ def complex_cnn(
     choice(representation, ("kspace", "pairs"), "model representation")
     choice(activation, _ACTIVATIONS, "model activation")
     choice(pool, ("mean", "max"), "model pool")
+    choice(weights, ("plain", "centred", "whitened"), "model weights")
     if not widths or any(width % groups for width in widths):
         raise InputError(
             f"widths {list(widths)} do not divide into {groups} groups",
@@ -106,7 +110,9 @@ def complex_cnn(
         layers: list[nn.Module] = [check, _Representation(representation)]
         for width in widths:
             layers += [
-                ComplexConv2d(before, width, 3, padding=1),
+                ComplexConv2d(before, width, 3, padding=1)
+                if weights == "plain"
+                else ComplexWSConv2d(before, width, 3, padding=1, whiten=weights == "whitened"),
                 ComplexGroupNorm(groups, width),
                 _ACTIVATIONS[activation](),
                 ComplexAvgPool2d(2) if pool == "mean" else ComplexMaxPool2d(2),
