@@ -8,6 +8,7 @@ package: nothing in the product can switch a protection off. `python benchmarks/
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,32 @@ def rate_doubled(run: PrivateRun) -> None:
     """Draw everybody twice as often."""
     run._rates = np.minimum(2 * run._rates, 1.0)
     run._sampler = make_sampler(run.plan, run._keys, run._data.index, run._rates)
+
+
+def unclipped_units(run: PrivateRun) -> None:
+    """Sum the bias-aware gradients of units as they are."""
+    add = run.engine.add_units
+
+    def unclipped(gradients: Any, finite: Any, clips: Any, **more: Any) -> None:
+        add(gradients, finite, clips * 1e12, **more)
+
+    run.engine.add_units = unclipped  # type: ignore[method-assign]
+
+
+def groups_ignored(run: PrivateRun) -> None:
+    """Let everybody take part in every step, as if there were no groups that keep participations apart."""
+    plan: Any = SimpleNamespace(entry_limit=run.plan.entry_limit, clip_unit=run.plan.clip_unit, correlation=None)
+    run._sampler = make_sampler(plan, run._keys, run._data.index, run._rates)
+
+
+def noise_left_behind(run: PrivateRun) -> None:
+    """Keep the noise at the first clipping norm while the norm follows its quantile."""
+    kind, first = type(run._methods), run._methods.scale
+
+    class Behind(kind):  # type: ignore[misc, valid-type]
+        scale = first
+
+    run._methods.__class__ = Behind
 
 
 BREAKS: dict[str, dict[str, Break]] = {

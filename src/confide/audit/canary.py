@@ -38,6 +38,7 @@ from confide.audit.scores import split_halves, thresholds
 from confide.audit.simulation import Tamper, run_canaries
 from confide.errors import InputError, VerificationError
 from confide.planning import Plan
+from confide.training import Methods
 
 __all__ = ["AuditReport", "Inclusion", "canary_audit"]
 
@@ -179,6 +180,8 @@ def canary_audit(
     error: float = 1e-4,
     seed: int = 0,
     tamper: Tamper | None = None,
+    methods: Methods | None = None,
+    langevin: bool = False,
 ) -> AuditReport:
     """Audit the training loop under a plan, on simulated contributors.
 
@@ -200,6 +203,9 @@ def canary_audit(
         The audit repeats exactly under the same seed.
     tamper : function, optional
         Breaks the run before its first step, from outside; for tests that the audit fails when it should.
+    methods, langevin : optional
+        The methods of training that are audited, see `run_canaries`. Correlated noise and a clipping norm that follows
+        a quantile come with the plan.
 
     Returns
     -------
@@ -229,14 +235,24 @@ def canary_audit(
     present = canaries // 2
     c = plan.class_of(k, budget)
     seen = run_canaries(
-        plan, entries=k, present=present, absent=canaries - present, budget=budget, seed=seed, tamper=tamper
+        plan,
+        entries=k,
+        present=present,
+        absent=canaries - present,
+        budget=budget,
+        seed=seed,
+        tamper=tamper,
+        methods=methods,
+        langevin=langevin,
     )
     halves = split_halves(seen.absent, seen.present)
     level = 1 - confidence
     points = [halves.outcome(t) for t in thresholds(halves, error=level)]
     mu = mu_lower_bound(points[0], error=level)
     curve = plan.guarantee(c).tradeoff
-    p_value = float(stats.binomtest(seen.draws, seen.chances, c.rate).pvalue)
+    # more draws than coins: people took part when it was not their group's turn
+    more = seen.draws > seen.chances
+    p_value = 0.0 if more else float(stats.binomtest(seen.draws, seen.chances, c.rate).pvalue)
     return AuditReport(
         strategy=plan.strategy,
         entries=k,

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from confide.accounting import Correlation, SampledGaussian
 from confide.audit.bounds import Outcome, mu_lower_bound
 from confide.errors import InputError
 
@@ -28,7 +29,7 @@ F64 = npt.NDArray[np.float64]
 
 _STRETCH = 51
 
-__all__ = ["Halves", "split_halves", "step_scores", "thresholds"]
+__all__ = ["Halves", "correlated_scores", "split_halves", "step_scores", "thresholds"]
 
 
 def step_scores(
@@ -70,6 +71,56 @@ def step_scores(
         if weight > -np.inf:
             np.logaddexp(total, weight + shift * (y / noise_multiplier) - shift * shift / 2, out=total)
     return total
+
+
+def correlated_scores(
+    sums: F64, groups: npt.NDArray[np.int64], factor: Correlation, *, mechanism: SampledGaussian, noise: float
+) -> F64:
+    """Return log(P / Q) of a whole run under correlated noise, for people whose group is known.
+
+    The noise of all steps is C^-1 z, so C times the noisy sums has the independent noise z, and a contribution x_t of
+    step t shows as x_t times column t of C. With a banded factor the columns of one group's steps are orthogonal and of
+    norm 1 (those at the end, cut off, less): the projection on each is one step of the plan's mechanism. With the other
+    factor everybody takes part in every turn of their group, and the projection on the sum of those columns says all.
+
+    Parameters
+    ----------
+    sums : float64 array, shape (steps, people)
+        Noisy sums on each person's coordinate, in units of the clipping norm.
+    groups : int64 array, shape (people,)
+    factor : Correlation
+    mechanism : SampledGaussian
+        Of a step in which it is one's turn.
+    noise : float
+        Standard deviation of z in units of the clipping norm.
+
+    Returns
+    -------
+    float64 array, shape (people,)
+    """
+    steps = len(sums)
+    whole = np.zeros((steps, steps))
+    column = factor.column(steps)
+    for t in range(steps):
+        whole[t:, t] = column[: steps - t]
+    seen = whole @ sums
+    out = np.zeros(sums.shape[1])
+    for group in np.unique(groups):
+        turns = np.arange(group, steps, factor.separation)
+        if not len(turns):
+            continue
+        mine = groups == group
+        ways = whole[:, turns] if factor.amplifies else whole[:, turns].sum(1, keepdims=True)
+        for way in ways.T:
+            length = float(np.linalg.norm(way))
+            out[mine] += step_scores(
+                way @ seen[:, mine] / length,
+                noise_multiplier=noise,
+                rate=mechanism.rate,
+                entries=mechanism.entries,
+                clip_norm=mechanism.clip_norm * length,
+            )
+    return out
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ gradient, so the steps of one coordinate, and the coordinates of one run, are in
 therefore gives the same as n runs with one canary each. Whether a canary is in the data is fixed beforehand, so the
 scores of those in are independent and alike, as are those of the ones left out.
 
-What the adversary sees is what the optimiser sees: the noisy gradient of every step.
+What the adversary sees is what the optimiser sees: the noisy gradient of every step. Under Langevin dynamics it sees
+the weights after every step instead, as these are what leaves; with correlated noise it knows everybody's group and
+turns the noise of all steps back into independent noise first.
 """
 
 from __future__ import annotations
@@ -27,15 +29,16 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from confide.accounting import SampledGaussian
-from confide.audit.scores import step_scores
+from confide.audit.scores import correlated_scores, step_scores
+from confide.contributors import group_of
 from confide.planning import Plan
-from confide.training import ContributorDataset, EngineOptions, PrivateRun
+from confide.training import SGLD, Augmentation, ContributorDataset, EngineOptions, Methods, PrivateRun
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Tamper = Callable[[PrivateRun], None]
 
-__all__ = ["CanaryRun", "run_canaries"]
+__all__ = ["CanaryRun", "run_canaries", "views"]
 
 FEATURES = 4
 # Gradient norm of one canary entry in units of its clip, before the weight 1 / k of clip unit "contributor".
@@ -45,7 +48,10 @@ OPTIONS = EngineOptions(physical_batch=8192)
 
 
 class _Model(nn.Module):
-    """A logistic model, and beside it a table of which no output of the task depends."""
+    """A logistic model, and beside it a table of which no output of the task depends.
+
+    Inputs are one tensor, features and the number of the coordinate, as views of entries are made of one tensor.
+    """
 
     def __init__(self, coordinates: int) -> None:
         super().__init__()
@@ -53,8 +59,21 @@ class _Model(nn.Module):
         self.dead = nn.Embedding(coordinates, 1)
         nn.init.zeros_(self.dead.weight)
 
-    def forward(self, features: Tensor, coordinate: Tensor) -> Tensor:
-        return torch.cat([self.task(features), self.dead(coordinate)], dim=1)
+    def forward(self, x: Tensor) -> Tensor:
+        coordinate = x[:, FEATURES].long().clamp(0, self.dead.num_embeddings - 1)  # a rehearsal brings any numbers
+        return torch.cat([self.task(x[:, :FEATURES]), self.dead(coordinate)], dim=1)
+
+
+def _jitter(inputs: Tensor, numbers: Tensor) -> Tensor:
+    """Stretch the features of each row by its own numbers; the coordinate stays."""
+    stretch = torch.ones_like(inputs)
+    stretch[:, :FEATURES] = (0.9 + 0.2 * numbers[:, :FEATURES]).to(inputs.dtype)
+    return inputs * stretch
+
+
+def views(number: int) -> Augmentation:
+    """Return an augmentation that suits the simulated entries: `number` views, each with its features stretched."""
+    return Augmentation(number, _jitter, FEATURES)
 
 
 def _loss(strength: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -79,25 +98,65 @@ class _CountingDataset(ContributorDataset):
         return super().batch(positions)
 
 
-class _Adversary(torch.optim.SGD):
-    """An optimiser that keeps the running log likelihood ratio of every coordinate of the dead table."""
+class _Eyes:
+    """What an adversary keeps: the running log likelihood ratio of every coordinate of the dead table.
+
+    With correlated noise the noisy sums of all steps are kept and scored at the end.
+    """
 
     def __init__(self, model: _Model, plan: Plan, mechanism: SampledGaussian) -> None:
-        super().__init__(model.parameters(), lr=0.1)
-        self._table, self._plan, self._mechanism = model.dead.weight, plan, mechanism
-        self.scores: F64 = np.zeros(len(model.dead.weight))
+        self.table, self._plan, self.mechanism = model.dead.weight, plan, mechanism
+        self.scores: F64 = np.zeros(len(self.table))
+        self.sums: list[F64] = []
+        self.run: PrivateRun | None = None
         self.steps = 0
 
-    def step(self, closure: Any = None) -> Any:
-        gradient = self._table.grad
-        assert gradient is not None
-        noisy_sum = gradient.detach().double().numpy().ravel() * (self._plan.denominator / self._plan.clip_norm)
-        m = self._mechanism
-        self.scores += step_scores(
-            noisy_sum, noise_multiplier=m.noise_multiplier, rate=m.rate, entries=m.entries, clip_norm=m.clip_norm
-        )
+    def see(self, gradient: Tensor) -> None:
+        assert self.run is not None
+        # the course of the clipping norm, where it follows a quantile, is a function of noisy counts: public
+        methods, m = self.run._methods, self.mechanism
+        noisy_sum = gradient.detach().double().numpy().ravel() * (methods.divisor / methods.norm.value)
         self.steps += 1
+        if self._plan.correlation is not None:
+            self.sums.append(noisy_sum)
+            return
+        self.scores += step_scores(
+            noisy_sum,
+            noise_multiplier=self._plan.gradient_noise,
+            rate=m.rate,
+            entries=m.entries,
+            clip_norm=m.clip_norm,
+        )
+
+
+class _Adversary(torch.optim.SGD):
+    """Looks at the noisy gradients that the optimiser is given."""
+
+    def __init__(self, model: _Model, eyes: _Eyes) -> None:
+        super().__init__(model.parameters(), lr=0.1)
+        self._eyes = eyes
+
+    def step(self, closure: Any = None) -> Any:
+        gradient = self._eyes.table.grad
+        assert gradient is not None
+        self._eyes.see(gradient)
         return super().step(closure)
+
+
+class _LangevinAdversary(SGLD):
+    """Looks at the weights before and after every step, and takes the gradient out of their difference."""
+
+    def __init__(self, model: _Model, eyes: _Eyes, records: int) -> None:
+        super().__init__(model.parameters(), lr=0.1, records=records, prior_precision=1.0)
+        self._eyes = eyes
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        before = self._eyes.table.detach().clone()
+        super().step(closure)
+        group = self.param_groups[0]
+        pull = group["prior_precision"] / self.records * before
+        self._eyes.see((before - self._eyes.table) / group["lr"] - pull)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +192,8 @@ def run_canaries(
     ordinary: int = 40,
     seed: int = 0,
     tamper: Tamper | None = None,
+    methods: Methods | None = None,
+    langevin: bool = False,
 ) -> CanaryRun:
     """Train once with `present` canaries of `entries` entries each, and score these and `absent` empty coordinates.
 
@@ -153,6 +214,10 @@ def run_canaries(
     tamper : function, optional
         Called with the `PrivateRun` before its first step. Failure tests break the run with it, from outside, by
         replacing one of its parts; an audit passes nothing.
+    methods : Methods, optional
+        What the steps do besides the plain one; `views` makes an augmentation that suits the simulated entries.
+    langevin : bool
+        Train by Langevin dynamics at the temperature of the plan's own noise, and look at the weights.
 
     Returns
     -------
@@ -165,23 +230,34 @@ def run_canaries(
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = _Model(present + absent + 1)
-        adversary = _Adversary(model, plan, plan.mechanism(c))
-        run = PrivateRun(model, loss, adversary, plan, data, seed=seed, options=OPTIONS)
+        eyes = _Eyes(model, plan, plan.mechanism(c))
+        adversary = _LangevinAdversary(model, eyes, present + ordinary) if langevin else _Adversary(model, eyes)
+        run = PrivateRun(model, loss, adversary, plan, data, seed=seed, options=OPTIONS, methods=methods)
+        eyes.run = run
         if tamper is not None:
             tamper(run)
         data.read[:] = 0  # making the run looked at one entry for its shape
         for batch in run:
-            run.step(loss(model(*batch.inputs), batch.targets))
+            run.step(loss(model(batch.inputs), batch.targets))
     run.result()
-    read = int(data.read[: present * entries].sum())
+    read = int(data.read[: present * entries].sum()) // run._methods.views
     coins = present * plan.steps
+    scores = eyes.scores[:-1]
+    if plan.correlation is not None:
+        width = plan.correlation.separation
+        group = rng.integers(0, width, present + absent)  # one who is not there would be in any group alike
+        there = group_of(run._keys.subset, data.index, width)
+        group[:present] = there[data.index.of_entry[: present * entries : entries]]
+        scores = correlated_scores(
+            np.array(eyes.sums)[:, :-1], group, plan.correlation, mechanism=eyes.mechanism, noise=plan.gradient_noise
+        )
+        coins = int(sum(len(range(g, plan.steps, width)) for g in group[:present]))
     if plan.clip_unit == "contributor":
         # a drawn contributor has `entries_used` entries read, so readings come in whole numbers of contributors
         draws, chances = read // c.entries_used, coins
     else:
         draws, chances = read, coins * c.entries_used
-    scores = adversary.scores[:-1]
-    return CanaryRun(scores[present:], scores[:present], draws, chances, adversary.steps)
+    return CanaryRun(scores[present:], scores[:present], draws, chances, eyes.steps)
 
 
 def _dataset(
@@ -195,7 +271,7 @@ def _dataset(
     targets = torch.zeros(n, 2)
     targets[:canaries, 1] = 1.0
     targets[canaries:, 0] = (features[canaries:, 0] > 0).float()
-    coordinate = torch.full((n,), present + absent, dtype=torch.int64)
-    coordinate[:canaries] = torch.arange(present).repeat_interleave(entries)
+    coordinate = torch.full((n, 1), float(present + absent))
+    coordinate[:canaries, 0] = torch.arange(present).repeat_interleave(entries).float()
     names = [f"canary {i}" for i in range(present) for _ in range(entries)] + [f"person {i}" for i in range(ordinary)]
-    return _CountingDataset(TensorDataset(features, coordinate, targets), names, budget)
+    return _CountingDataset(TensorDataset(torch.cat([features, coordinate], 1), targets), names, budget)
