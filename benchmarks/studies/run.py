@@ -48,6 +48,8 @@ def page() -> str:
         if found is None:
             lines.append("No full run has been kept.")
             continue
+        if found.data != study.data:
+            lines += [f"*Run on.* {found.data}", ""]
         lines += [f"*Verdict: {found.verdict}.* {found.why}", ""]
         lines += ["| figure | paper | here | interval | |", "| --- | --- | --- | --- | --- |"]
         for f in found.figures:

@@ -7,6 +7,7 @@ and complex noise. The net gets the 32 x 32 k-space, not the picture.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ from confide.studies.gallery.images import Labelled, learn, learn_plainly, share
 _DELTA, _SIZE, _KINDS = 1e-5, 32, 4
 _PUBLISHED = {3.0: "82.85 to 90.89 % over epsilon 1 to 10", 10.0: "82.85 to 90.89 % over epsilon 1 to 10"}
 _POINTS = 0.03
+# Noise multiplier of each budget; the learning rate is chosen among these on other simulated people.
+_NOISE = {3.0: 2.0, 10.0: 1.2}
+_RATES = (0.02, 0.05, 0.1, 0.2)
+_OTHERS = 1000
 # T1 and T2 in milliseconds and proton density: grey matter, white matter, fluid, lesion, lesion with gadolinium
 _TISSUE = np.array([[1300, 110, 0.86], [830, 80, 0.77], [4200, 2000, 1.0], [1400, 160, 0.9], [500, 130, 0.9]])
 # repetition, echo and inversion time in milliseconds (0: none): FLAIR, T1, T1 with gadolinium, T2
@@ -92,48 +97,67 @@ def _spread(rng: np.random.Generator) -> float:
     return float(np.sqrt((z.real.var() + z.imag.var()) / 2))
 
 
-def _run(context: Context) -> Outcome:
+def _net(seed: int) -> Any:
     from confide.nn import build
+
+    return build("complex-cnn", (2, _SIZE, _SIZE), _KINDS, widths=(16, 32), representation="pairs", seed=seed)
+
+
+def _private(context: Context, train: Labelled, held: Labelled, epsilon: float, steps: int, rate: float) -> float:
+    """Train privately with all four scans of a person as theirs; return the accuracy on `held`."""
     from confide.planning import plan
     from confide.training import make_optimizer
 
+    how = plan(
+        {_KINDS: len(train) // _KINDS},
+        epsilon=epsilon,
+        delta=_DELTA,
+        noise_multiplier=_NOISE[epsilon],
+        steps=steps,
+        strategy="contributor",
+    )
+    net = _net(context.seed)
+    learn(
+        net,
+        train,
+        how,
+        optimizer=lambda p: make_optimizer("sgd", p, rate, momentum=0.9),
+        device=context.device,
+        entries_each=_KINDS,
+    )
+    return share_right(net, held)
+
+
+def _chosen(context: Context, epsilon: float, people: int, steps: int, rates: tuple[float, ...]) -> float:
+    """Choose the learning rate on simulated people who appear nowhere else, so that no guarantee is touched."""
+    rng = context.rng(_OTHERS)
+    train, held = simulate(people, rng), simulate(max(people // 5, 25), rng)
+    found = {rate: _private(context, train, held, epsilon, steps, rate) for rate in rates}
+    best = max(found, key=lambda rate: found[rate])
+    told = ", ".join(f"{rate:g}: {share:.3f}" for rate, share in found.items())
+    context.say(f"epsilon {epsilon:g}: learning rate {best:g} (accuracy on other simulated people {told})")
+    return best
+
+
+def _run(context: Context) -> Outcome:
     full = context.size == "full"
     repetitions, people, steps, epochs = (3, 800, 80, 12) if full else (1, 25, 2, 1)
     epsilons = (3.0, 10.0) if full else (10.0,)
+    chosen = {e: _chosen(context, e, people, steps, _RATES if full else _RATES[1:3]) for e in epsilons}
     found: dict[str, list[float]] = {}
     for number in range(repetitions):
         rng = context.rng(number)
         train, test = simulate(people, rng), simulate(max(people // 5, 25), rng)
-
-        def net(seed: int = number) -> Any:
-            return build("complex-cnn", (2, _SIZE, _SIZE), _KINDS, widths=(16, 32), representation="pairs", seed=seed)
-
         for what, data, held in (
             ("not private", train, test),
             ("not private, phase thrown away", _scrambled(train, rng), _scrambled(test, rng)),
         ):
-            plain = net()
+            plain = _net(number)
             learn_plainly(plain, data, rng, epochs=epochs, learning_rate=3e-3, device=context.device)
             _put(found, f"test accuracy, {what}", share_right(plain, held))
         for epsilon in epsilons:
-            how = plan(
-                {_KINDS: people},
-                epsilon=epsilon,
-                delta=_DELTA,
-                noise_multiplier=1.2 if epsilon > 5 else 2.0,
-                steps=steps,
-                strategy="contributor",
-            )
-            private = net()
-            learn(
-                private,
-                train,
-                how,
-                optimizer=lambda p: make_optimizer("sgd", p, 0.2, momentum=0.9),
-                device=context.device,
-                entries_each=_KINDS,
-            )
-            _put(found, f"test accuracy, epsilon {epsilon:g}", share_right(private, test))
+            share = _private(replace(context, seed=number), train, test, epsilon, steps, chosen[epsilon])
+            _put(found, f"test accuracy, epsilon {epsilon:g}", share)
         context.say(f"run {number + 1} of {repetitions}: " + ", ".join(f"{v[-1]:.3f}" for v in found.values()))
     figures = {}
     for what, values in found.items():
@@ -147,6 +171,10 @@ def _run(context: Context) -> Outcome:
         _spread(context.rng(7)),
         note="1 if right; torch's complex normal numbers would give 0.707",
     )
+    rates = [
+        Figure(f"learning rate, epsilon {epsilon:g}", rate, note="chosen on other simulated people")
+        for epsilon, rate in chosen.items()
+    ]
     verdict: Verdict = (
         "holds" if lost <= _POINTS and best >= 0.8285 else "holds in part" if best > 0.5 else "does not hold"
     )
@@ -156,7 +184,7 @@ def _run(context: Context) -> Outcome:
         f"privacy ({lost * 100:.1f} points lost) and "
         f"{figures['test accuracy, not private, phase thrown away'].ours:.1%} without the phase."
     )
-    return Outcome(verdict, why, (*figures.values(), spread))
+    return Outcome(verdict, why, (*figures.values(), *rates, spread))
 
 
 def _put(found: dict[str, list[float]], what: str, value: float) -> None:
@@ -175,8 +203,8 @@ STUDY = GalleryStudy(
     "Above "
     "50 % (chance is 25 %) alone, in part. Real and simulated figures are not comparable one by one.",
     data="simulated: heads of 800 people in four pulse sequences each (FLAIR, T1, T1 with gadolinium, T2), with "
-    "gain, "
-    "phase and complex noise; epsilon 3 and 10, delta 1e-5 per person with all four scans (the paper: 1e-3)",
+    "gain, phase and complex noise; epsilon 3 and 10, delta 1e-5 per person with all four scans (the paper: 1e-3); the "
+    "learning rate of each budget is chosen on other simulated people",
     run=_run,
     simulation=True,
     minutes=20.0,

@@ -1,14 +1,18 @@
 """Do posterior snapshots of private Langevin dynamics, or one private temperature, repair the calibration?
 
-The model is linear on fixed public features (scattering coefficients), the recipe that ordinary private learning does
-best with on images of this kind. Without the images it runs on the 2,000 intensive-care patients of the package.
+The model is linear on fixed public features (scattering coefficients), with the recipe of the study `pneumonia`, which
+meets the goal for the AUC. Without the images it runs on the 2,000 intensive-care patients of the package.
+
+Beside the methods stands a bound that is no method: the best that any temperature at all could do, fitted on the test
+set itself. Where even that misses the goal, the error is not one of temperature.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,22 +21,27 @@ from confide.evaluation import auroc, ece, null_ece
 from confide.studies.gallery.base import Context, GalleryStudy, Outcome, Verdict, over_repetitions
 from confide.studies.gallery.images import Labelled, Splits, read_medmnist
 
+if TYPE_CHECKING:
+    import torch
+
 _DELTA, _EPSILON, _TEMPERATURE_EPSILON = 1e-5, 8.0, 1.0
 _LAST, _SNAPSHOTS, _WARM, _SCALED = "last iterate", "snapshots", "snapshots at temperature 1", "private temperature"
 _ARMS = (_SNAPSHOTS, _WARM, _SCALED)
+_BOUND = "the best of all temperatures for this very set (a bound, no method)"
 F64 = npt.NDArray[np.float64]
 
 
 class Recipe(NamedTuple):
-    """Noise multiplier, steps and learning rate, and the learning rate at which the noise alone is not too warm."""
+    """Noise multiplier, steps, learning rate and momentum, and the rate at which the noise alone is not too warm."""
 
     noise_multiplier: float
     steps: int
     learning_rate: float
+    momentum: float
     warm_rate: float
 
 
-_IMAGES, _TABLE = Recipe(3.0, 200, 30.0, 0.5), Recipe(4.0, 150, 2.0, 0.5)
+_IMAGES, _TABLE = Recipe(3.0, 200, 8.0, 0.9, 0.5), Recipe(4.0, 150, 2.0, 0.0, 0.5)
 
 
 class Sides(NamedTuple):
@@ -91,7 +100,7 @@ def _train(sides: Sides, recipe: Recipe, *, warm: bool, device: str) -> tuple[An
     from confide.planning import plan
     from confide.studies.gallery.images import learn
     from confide.studies.models import loss_for
-    from confide.training import SGLD, Methods, Snapshots
+    from confide.training import SGLD, Methods, Snapshots, make_optimizer
 
     how = plan(
         {1: len(sides.train)},
@@ -104,16 +113,20 @@ def _train(sides: Sides, recipe: Recipe, *, warm: bool, device: str) -> tuple[An
     net = torch.nn.Linear(sides.train.x.shape[1], 1)
     torch.nn.init.zeros_(net.weight)
     torch.nn.init.zeros_(net.bias)
-    rate, temperature = recipe.learning_rate, None
-    if warm:
+
+    def optimizer(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        if not warm:
+            return make_optimizer("sgd", parameters, recipe.learning_rate, momentum=recipe.momentum)
         # the learning rate at which the private noise alone has half the temperature of the posterior, at most
         variance = (how.gradient_noise / how.denominator) ** 2
-        rate, temperature = min(recipe.warm_rate, 1.0 / (variance * len(sides.train))), 1.0
+        rate = min(recipe.warm_rate, 1.0 / (variance * len(sides.train)))
+        return SGLD(parameters, rate, records=len(sides.train), temperature=1.0, prior_precision=1.0)
+
     found = learn(
         net,
         sides.train,
         how,
-        optimizer=lambda p: SGLD(p, rate, records=len(sides.train), temperature=temperature, prior_precision=1.0),
+        optimizer=optimizer,
         device=device,
         methods=Methods(snapshots=Snapshots(keep=20, burn_in=0.6)),
         loss=loss_for(1),
@@ -131,9 +144,14 @@ def _chance(logits: F64) -> F64:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -700, 700))))
 
 
+def _beyond(labels: npt.NDArray[np.int64], p: F64, rng: np.random.Generator, draws: int = 300) -> float:
+    """ECE less what a calibrated model with these predictions would show by chance."""
+    return float(ece(labels, p, bins=15)) - null_ece(p, bins=15, draws=draws, rng=rng).mean
+
+
 def _run(context: Context) -> Outcome:
     from confide.mechanisms import OSNoise
-    from confide.training.methods.temperature import fit_temperature
+    from confide.training.methods.temperature import GRID, fit_temperature
 
     full = context.size == "full"
     recipe = _TABLE if context.data is None else _IMAGES
@@ -160,11 +178,12 @@ def _run(context: Context) -> Outcome:
                 _SCALED: _chance(last / chosen),
             }
             for arm, p in arms.items():
-                error = float(ece(test.y, p, bins=15))
-                null = null_ece(p, bins=15, draws=300, rng=rng).mean
                 _put(found, f"AUC, {arm}, {where}", float(auroc(test.y, p)))
-                _put(found, f"ECE, {arm}, {where}", error)
-                _put(found, f"ECE beyond chance, {arm}, {where}", error - null)
+                _put(found, f"ECE, {arm}, {where}", float(ece(test.y, p, bins=15)))
+                _put(found, f"ECE beyond chance, {arm}, {where}", _beyond(test.y, p, rng))
+            _put(found, f"mean prediction less share of positives, {where}", float(arms[_LAST].mean() - test.y.mean()))
+            least = min(_beyond(test.y, _chance(last / t), rng, 50) for t in GRID[:: 1 if full else 12])
+            _put(found, f"ECE beyond chance, {_BOUND}, {where}", least)
         context.say(f"run {number + 1} of {repetitions}: temperature {chosen:.2f}")
     figures = {what: over_repetitions(what, values) for what, values in found.items()}
     place = next(iter(sides.tests))
@@ -177,9 +196,15 @@ def _run(context: Context) -> Outcome:
             good.append(arm)
         said.append(f"{arm} {after:.3f} (AUC {auc - level:+.4f})")
     verdict: Verdict = "holds" if _SNAPSHOTS in good or _WARM in good else "holds in part" if good else "does not hold"
+    bound = figures[f"ECE beyond chance, {_BOUND}, {place}"].ours
     why = (
-        f"ECE beyond chance on the {place} set: last iterate {before:.3f} at AUC {level:.3f}; " + "; ".join(said) + "."
+        f"ECE beyond chance on the {place} set: last iterate {before:.3f} at AUC {level:.3f}; "
+        + "; ".join(said)
+        + f". The best of all temperatures for that very set, which is no method, would reach {bound:.3f}."
     )
+    for other in list(sides.tests)[1:]:
+        same = figures[f"ECE beyond chance, {_LAST}, {other}"].ours
+        why += f" On {other} images, of the mixture that was trained on, the last iterate has {same:.3f}."
     return Outcome(verdict, why, tuple(figures.values()))
 
 
@@ -196,12 +221,10 @@ STUDY = GalleryStudy(
     claim="Averaging posterior snapshots of private training lowers the calibration error (about 2 times on chest "
     "X-rays of children) at similar accuracy; one privately fitted temperature does so 3.1 times on average.",
     criterion="ECE (15 bins) minus what a calibrated model would show by chance, on the test set, mean of 5 runs: at "
-    "least 2 times lower than that of the last iterate, at AUC within 0.005. Snapshots decide; if the temperature "
-    "alone "
-    "reaches it, the claim holds in part.",
+    "least 2 times lower than that of the last iterate (of the recipe that meets the goal for the AUC), at AUC within "
+    "0.005. Snapshots decide; if the temperature alone reaches it, the claim holds in part.",
     data="named:icu: 2,000 intensive-care patients (real), one row a patient; logistic regression, epsilon 8, delta "
-    "1e-5 "
-    "per patient, and epsilon 1 for the temperature, paid by validation patients who take no part in training",
+    "1e-5 per patient, and epsilon 1 for the temperature, paid by validation patients who take no part in training",
     run=_run,
     own_data="a two-class MedMNIST file of 28 x 28 images (.npz); guarantees are then per image",
     minutes=6.0,
