@@ -38,8 +38,8 @@ STUDY = GalleryStudy(
     "decide nothing.",
     data="MNIST and Fashion-MNIST, published splits, delta 1e-5 per image; neither brings ids of people. 80 steps; "
     "SmoothNet has learning rate 0.5, that of the plain net (three blocks, mean pooling over the image) is chosen "
-    "among 0.5, 1, 2 and 4 on training images. A finding that names no learning rates is of an earlier run with 0.5 for "
-    "both, at which the plain net learns slowly and is a weak opponent",
+    "among 0.5, 1, 2 and 4 on training images. A finding that names no learning rates is of an earlier run with 0.5 "
+    "for both, at which the plain net learns slowly and is a weak opponent",
     run=_run,
     own_data="a folder with the four idx files of MNIST, or with folders mnist and fashion of such files",
     needs_data=True,
