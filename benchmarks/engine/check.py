@@ -1,6 +1,6 @@
 """Compare the compiled step on this device with the exact engine in float64 on the same model: norms and sums.
 
-python benchmarks/engine/check.py [cuda|cpu]
+python benchmarks/engine/check.py [cuda|cpu] [repeated,convolutions,transformer,unet]
 """
 
 from __future__ import annotations
@@ -40,11 +40,42 @@ def plain_error(model, high, work, x, y, loss, autocast):  # type: ignore[no-unt
     return worst
 
 
+def repeated(device: torch.device, times: int = 50) -> bool:
+    """The kernels that fetch boxes, on large batches again and again: the same bits each time, and those of the other."""
+    from confide.training.engine.fast import _triton_convolution as kernel
+
+    fine = True
+    for channels, outputs, side in ((16, 64, 32), (64, 64, 32), (128, 128, 16), (256, 256, 8), (32, 32, 256)):
+        entries = 512 if side < 256 else 32
+        x, y = (torch.randn(entries, c, side, side, device=device).bfloat16() for c in (channels, outputs))
+        x, y = (v.contiguous(memory_format=torch.channels_last) for v in (x, y))
+        sizes = torch.tensor([1] * (entries // 4) + [entries // 4, entries // 2], device=device)
+        offsets = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).int()
+        shape, window = [outputs, channels, 3, 3], [1, 1, 1, 1, 1, 1]
+        tile = kernel.convolution_tile(x, y, shape, window)
+        plain = kernel.convolution_tile(x, y, shape, window, boxes=False)
+        want = kernel._convolution(x, y, offsets, shape, window, entries, plain)[0].double()
+        first = kernel._convolution(x, y, offsets, shape, window, entries, tile)[0]
+        same = all(
+            torch.equal(kernel._convolution(x, y, offsets, shape, window, entries, tile)[0], first)
+            for _ in range(times)
+        )
+        off = float((first.double() - want).norm() / want.norm())
+        print(
+            json.dumps({"repeated": [channels, outputs, side], "tile": tile, "same_bits": same, "off": off}), flush=True
+        )
+        fine = fine and same and off < 1e-2
+    return fine
+
+
 def main() -> None:
     """Print one line a case; exit 1 if one is off."""
     device = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cuda")
-    worst = True
+    chosen = sys.argv[2].split(",") if len(sys.argv) > 2 else ["repeated", *SMALL]
+    worst = device.type != "cuda" or "repeated" not in chosen or repeated(device)
     for name, work in SMALL.items():
+        if name not in chosen:
+            continue
         torch.manual_seed(1)
         model = work.make().to(device)
         if work.image:

@@ -6,8 +6,9 @@
 
 For each workload and each number of processes: a private step with equal work for each process (weak scaling) and with
 the work of one divided among them (strong scaling). A step is the compiled forward, backward, norms and clipped sums of
-contributors of 4 in bfloat16, the sum over processes, noise on every process's part, and SGD. Besides: what the noisy
-update varies by against theory, who was drawn, and a transformer whose weights and optimiser state exceed one device.
+contributors of 4 in bfloat16 (replayed as a CUDA graph, as in training), the sum over processes, noise on every
+process's part, and SGD. Besides: what the noisy update varies by against theory, who was drawn, and a transformer whose
+weights and optimiser state exceed one device.
 
 As many processes as the largest number are started once and compile once; smaller numbers are measured on the first of
 them while the others rest.
@@ -119,7 +120,8 @@ def compiled_sums(name: str, work: Workload, batch: int, device: torch.device, c
     units = torch.arange(batch, device=device) // EACH
     weights = torch.full((batch,), 1.0 / EACH, device=device)
     clips = torch.full((count,), CLIP, dtype=torch.float64, device=device)
-    step = CompiledStep(engine, work.loss, autocast=torch.bfloat16 if compiled else None, compiler=compiled)
+    autocast = torch.bfloat16 if compiled else None
+    step = CompiledStep(engine, work.loss, autocast=autocast, compiler=compiled, graphs=device.type == "cuda")
 
     def sums() -> list[Tensor]:
         return step.run(x, y, units, weights, clips, EACH).gradients

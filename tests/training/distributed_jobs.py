@@ -256,6 +256,8 @@ def everything(folder: Path):
     nobody = np.zeros(len(COUNTS), dtype=bool)
     out["empty"] = wide(plan_of(steps=4), admitted=nobody)
     out["secure"] = wide(plan_of(steps=2), admitted=nobody, noise="secure")
+    out["device"] = wide(plan_of(steps=4), admitted=nobody, noise="device", run_key=KEY)
+    out["device sums"] = recorded(plan_of("contributor"), data_of(), noise="device")["seen"]
     out["unseeded"] = recorded(plan_of(), data_of(), noise=ZeroNoise(), run_key=None)
     path = folder / "checkpoint"
     began = learned(path, resume=True, until=12) if path.exists() else learned(path, until=6)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from confide.errors import InputError
 from confide.training.device_noise import add_noise, chacha20, normals
 
 KEY = bytes(range(32))
@@ -31,20 +32,27 @@ def test_the_key_stream_equals_another_library():
 
 
 def test_the_numbers_are_normal():
-    values = normals(KEY, 200_000, 0, torch.device("cpu")).double().numpy()
+    values = normals(KEY, 200_000, torch.device("cpu")).double().numpy()
     assert stats.kstest(values, "norm").pvalue > 1e-3
     assert abs(values.mean()) < 0.01 and abs(values.var() - 1) < 0.015 and abs(stats.kurtosis(values)) < 0.05
     assert np.abs(np.corrcoef(values[0::2], values[1::2])[0, 1]) < 0.01
     assert 4.0 < np.abs(values).max() < 9.5
 
 
-def test_streams_keys_and_positions_differ_and_repeat():
+def test_keys_and_positions_differ_and_repeat():
     cpu = torch.device("cpu")
-    first = normals(KEY, 3000, 0, cpu)
-    assert torch.equal(first, normals(KEY, 3000, 0, cpu)) and torch.equal(first[:70], normals(KEY, 70, 0, cpu))
-    for other in (normals(KEY, 3000, 1, cpu), normals(bytes(32), 3000, 0, cpu)):
+    first = normals(KEY, 3000, cpu)
+    assert torch.equal(first, normals(KEY, 3000, cpu)) and torch.equal(first[:70], normals(KEY, 70, cpu))
+    for begin in (1, 70, 2047, 2048, 2500):
+        assert torch.equal(first[begin:], normals(KEY, 3000 - begin, cpu, begin))
+    for other in (normals(KEY, 3000, cpu, 1), normals(KEY, 3000, cpu, 1 << 33), normals(bytes(32), 3000, cpu)):
         assert abs(float(torch.corrcoef(torch.stack([first, other]))[0, 1])) < 0.08
     assert len(first.unique()) > 2990
+
+
+def test_a_stream_is_not_used_beyond_its_end():
+    with pytest.raises(InputError, match="more than"):
+        add_noise([torch.zeros(3)], KEY, scale=1.0, denominator=1.0, begin=(8 << 32) - 2)
 
 
 def test_sums_get_the_noise_once_and_are_divided():
@@ -52,5 +60,5 @@ def test_sums_get_the_noise_once_and_are_divided():
     add_noise(values, KEY, scale=2.0, denominator=4.0)
     assert float(values[0].mean()) == pytest.approx(7 / 4, abs=0.05)
     assert float(values[0].std()) == pytest.approx(0.5, rel=0.05)
-    want = (1.0 + 2.0 * normals(KEY, 3, 1, torch.device("cpu")).double()) / 4.0
+    want = (1.0 + 2.0 * normals(KEY, 3, torch.device("cpu"), 2000).double()) / 4.0
     torch.testing.assert_close(values[1], want)

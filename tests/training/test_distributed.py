@@ -245,6 +245,15 @@ def test_noise_by_position_has_the_scale_of_theory(kind):
     check_noise(check.numpy().reshape(10, 4000), 10)
 
 
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_noise_on_the_device_is_added_once_by_whoever_holds_the_part(one, several, world):
+    plan = jobs.plan_of()
+    check_noise(one[1]["device"] / (plan.noise_multiplier * plan.clip_norm), 4)
+    for result in several(world)[1]:
+        np.testing.assert_allclose(result["device"], one[1]["device"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(result["device sums"], one[1]["device sums"], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", worlds([2], [4]))
 def test_a_model_in_shards_gives_the_sum_of_a_whole_one_with_noise_once(several, world):

@@ -6,6 +6,7 @@ import torch
 import triton  # type: ignore[import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
 from torch import Tensor
+from triton.language.extra import libdevice  # type: ignore[import-not-found,unused-ignore]
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
@@ -29,24 +30,30 @@ def _quarter(a, b, c, d):  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _pair(w0, w1, w2):  # type: ignore[no-untyped-def]
     """Two normal numbers: the radius from 64 bits, the angle from 32."""
-    u = (w0.to(tl.float64) * 4294967296.0 + w1.to(tl.float64) + 0.5) * 5.421010862427522e-20
-    radius = tl.sqrt(-2.0 * tl.log(tl.minimum(u, 1.0))).to(tl.float32)
-    angle = ((w2.to(tl.float64) + 0.5) * 1.4629180792671596e-09).to(tl.float32)
+    # -log of u = (w0 2^32 + w1 + 1/2) / 2^64 in float32: from u itself below 1/2, from 1 - u (the complement of the
+    # bits, so nothing is lost) above
+    low = (w0 >> 31) == 0
+    h, t = tl.where(low, w0, ~w0), tl.where(low, w1, ~w1)
+    near = (h.to(tl.float32) * 4294967296.0 + (t.to(tl.float32) + 0.5)) * 5.421010862427522e-20
+    radius = tl.sqrt(-2.0 * tl.where(low, libdevice.log(near), libdevice.log1p(-near)))
+    angle = (w2.to(tl.float32) + 0.5) * 1.4629180792671596e-09
     return radius * tl.cos(angle), radius * tl.sin(angle)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _put(base, n, size, z, scale, share):  # type: ignore[no-untyped-def]
-    value = tl.load(base + n, mask=n < size, other=0.0)
-    tl.store(base + n, (value + scale * z) * share, mask=n < size)
+    there = (n >= 0) & (n < size)
+    value = tl.load(base + n, mask=there, other=0.0)
+    tl.store(base + n, (value + scale * z) * share, mask=there)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _add(table, starts, sizes, key, tensors, scale, share, TB: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _add(table, starts, sizes, begins, key, tensors, scale, share, TB: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
     t = tl.arange(0, TB)
     first = tl.load(starts + t, mask=t < tensors, other=2147483647)
     which = tl.sum((first <= tl.program_id(0)).to(tl.int32), 0) - 1
-    tile = tl.program_id(0) - tl.load(starts + which)
+    begin = tl.load(begins + which)
+    tile = tl.program_id(0) - tl.load(starts + which) + begin // (8 * WIDE)
     size = tl.load(sizes + which)
     base = tl.load(table + which).to(tl.pointer_type(tl.float32))
     column = tl.arange(0, WIDE)
@@ -57,7 +64,7 @@ def _add(table, starts, sizes, key, tensors, scale, share, TB: tl.constexpr, WID
     x6, x7 = zero + tl.load(key + 2).to(tl.uint32), zero + tl.load(key + 3).to(tl.uint32)
     x8, x9 = zero + tl.load(key + 4).to(tl.uint32), zero + tl.load(key + 5).to(tl.uint32)
     x10, x11 = zero + tl.load(key + 6).to(tl.uint32), zero + tl.load(key + 7).to(tl.uint32)
-    x12, x13, x14, x15 = counter, zero + which.to(tl.uint32), zero, zero
+    x12, x13, x14, x15 = counter, zero, zero, zero
     for _ in range(10):
         x0, x4, x8, x12 = _quarter(x0, x4, x8, x12)
         x1, x5, x9, x13 = _quarter(x1, x5, x9, x13)
@@ -71,8 +78,8 @@ def _add(table, starts, sizes, key, tensors, scale, share, TB: tl.constexpr, WID
     x4, x5 = x4 + tl.load(key + 0).to(tl.uint32), x5 + tl.load(key + 1).to(tl.uint32)
     x6, x8 = x6 + tl.load(key + 2).to(tl.uint32), x8 + tl.load(key + 4).to(tl.uint32)
     x9, x10 = x9 + tl.load(key + 5).to(tl.uint32), x10 + tl.load(key + 6).to(tl.uint32)
-    x12, x13 = x12 + counter, x13 + which.to(tl.uint32)
-    n = tile.to(tl.int64) * (8 * WIDE) + column
+    x12 = x12 + counter
+    n = tile.to(tl.int64) * (8 * WIDE) + column - begin
     z0, z1 = _pair(x0, x1, x2)
     _put(base, n, size, z0, scale, share)
     _put(base, n + WIDE, size, z1, scale, share)
@@ -87,20 +94,25 @@ def _add(table, starts, sizes, key, tensors, scale, share, TB: tl.constexpr, WID
     _put(base, n + 7 * WIDE, size, z1, scale, share)
 
 
-def add_noise(values: list[Tensor], words: list[int], scale: float, denominator: float, wide: int) -> None:
-    """Turn every float32 tensor v, in place, into (v + scale z) / denominator."""
+def add_noise(
+    values: list[Tensor], words: list[int], scale: float, denominator: float, wide: int, begin: int = 0
+) -> None:
+    """Turn every float32 tensor v, in place, into (v + scale z) / denominator, z from place `begin` on."""
     device = values[0].device
     sizes = [value.numel() for value in values]
-    starts, total = [], 0
+    starts, begins, total = [], [], 0
     for size in sizes:
         starts.append(total)
-        total += triton.cdiv(size, 8 * wide)
+        begins.append(begin)
+        total += triton.cdiv(begin + size, 8 * wide) - begin // (8 * wide)
+        begin += size
 
-    def there(numbers: list[int], kind: torch.dtype) -> Tensor:
-        held = torch.tensor(numbers, dtype=kind)
-        return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held
-
-    tables = there([value.data_ptr() for value in values], torch.int64), there(starts, torch.int32)
-    more = there(sizes, torch.int64), there(words, torch.int64)
-    block = max(16, triton.next_power_of_2(len(values)))
-    _add[(total,)](*tables, *more, len(values), scale, 1.0 / denominator, block, wide, num_warps=4)
+    # one copy to the device for all numbers, the 64-bit ones first
+    numbers = [value.data_ptr() for value in values] + sizes + begins + words
+    n = len(values)
+    held = torch.cat([torch.tensor(numbers), torch.tensor(starts, dtype=torch.int32).repeat(2).view(torch.int64)])
+    held = held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held
+    table, length, begun, key = held[:n], held[n : 2 * n], held[2 * n : 3 * n], held[3 * n : 3 * n + 8]
+    block = max(16, triton.next_power_of_2(n))
+    first = held[3 * n + 8 :].view(torch.int32)
+    _add[(total,)](table, first, length, begun, key, n, scale, 1.0 / denominator, block, wide, num_warps=4)

@@ -6,7 +6,8 @@
 True
 
 Every step has a key of 256 bits of its own, derived one-way from a secret of the operating system (`RunKeys`); the
-stream of a tensor is told apart by its number. So the numbers are as hard to guess as ChaCha20 is to break, on the
+tensors take their numbers from one stream, one after the other, as if they were one flat vector, and any part of it can
+be drawn alone. So the numbers are as hard to guess as ChaCha20 is to break, on the
 device as on the host, and a resumed run draws the same again. One block of 16 words gives eight numbers: of every four
 words two make the radius (64 bits, so that tails reach 9.4 standard deviations), one the angle; the fourth is not
 used.
@@ -30,6 +31,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from confide.errors import InputError
+
 try:
     from confide.training import _triton_noise
 except ImportError:  # no Triton on this machine: CPU builds of PyTorch
@@ -37,6 +40,8 @@ except ImportError:  # no Triton on this machine: CPU builds of PyTorch
 
 # Blocks side by side: number i of block c in a tile is element i * WIDE + c.
 WIDE = 256
+# A stream has 2^32 blocks of eight numbers.
+MOST = 8 << 32
 NAME = "ChaCha20 on the device, 256-bit key from the operating system, float32"
 _CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
 _ROUNDS = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)) + (
@@ -73,10 +78,11 @@ def chacha20(key: bytes, counters: Tensor, nonce: Sequence[int]) -> Tensor:
     return torch.stack([(value + begin) & _MASK for value, begin in zip(x, first, strict=True)], 1)
 
 
-def normals(key: bytes, size: int, number: int, device: torch.device) -> Tensor:
-    """Return `size` standard normal numbers (float32) of the stream `number`, in plain PyTorch."""
-    tiles = -(-size // (8 * WIDE))
-    words = chacha20(key, torch.arange(tiles * WIDE, device=device), (number, 0, 0)).double()
+def normals(key: bytes, size: int, device: torch.device, begin: int = 0) -> Tensor:
+    """Return standard normal numbers (float32) from place `begin` of the stream on, in plain PyTorch."""
+    first, last = begin // (8 * WIDE), -(-(begin + size) // (8 * WIDE))
+    tiles = last - first
+    words = chacha20(key, torch.arange(first * WIDE, last * WIDE, device=device), (0, 0, 0)).double()
     out = words.new_empty((tiles, 8, WIDE), dtype=torch.float32)
     groups = words.reshape(tiles, WIDE, 4, 4).unbind(2)
     for i, group in enumerate(groups):
@@ -85,7 +91,7 @@ def normals(key: bytes, size: int, number: int, device: torch.device) -> Tensor:
         angle = (group[..., 2] + 0.5) * (math.tau * 2.0**-32)
         out[:, 2 * i] = (radius * torch.cos(angle)).float()
         out[:, 2 * i + 1] = (radius * torch.sin(angle)).float()
-    return out.reshape(-1)[:size]
+    return out.reshape(-1)[begin - first * 8 * WIDE :][:size]
 
 
 @functools.cache
@@ -95,15 +101,16 @@ def _kernel_works(device: torch.device) -> bool:
         return False
     key = bytes(range(32))
     try:
-        got = [torch.ones(size, device=device) for size in (5000, 3)]
-        _triton_noise.add_noise(got, list(struct.unpack("<8I", key)), 2.0, 4.0, WIDE)
-        want = [(1.0 + 2.0 * normals(key, len(value), i, device)) / 4.0 for i, value in enumerate(got)]
+        got = [torch.ones(size, device=device) for size in (5000, 3, 2100)]
+        _triton_noise.add_noise(got, list(struct.unpack("<8I", key)), 2.0, 4.0, WIDE, 3001)
+        whole = (1.0 + 2.0 * normals(key, 7103, device, 3001)) / 4.0
+        want = torch.split(whole, [len(value) for value in got])
         return all(bool((a - b).abs().max() < 1e-4) for a, b in zip(got, want, strict=True))
     except Exception:  # whatever a compiler or a driver may raise: the plain way is always there
         return False
 
 
-def add_noise(values: Sequence[Tensor], key: bytes, *, scale: float, denominator: float) -> None:
+def add_noise(values: Sequence[Tensor], key: bytes, *, scale: float, denominator: float, begin: int = 0) -> None:
     """Turn every tensor v, in place, into (v + N(0, scale^2)) / denominator.
 
     Parameters
@@ -114,12 +121,17 @@ def add_noise(values: Sequence[Tensor], key: bytes, *, scale: float, denominator
     scale : float
         Standard deviation.
     denominator : float
+    begin : int
+        Place in the stream of the first value: parts of one flat vector get the noise of their places.
     """
+    if begin + sum(v.numel() for v in values) > MOST:
+        raise InputError(f"there are more than {MOST:,} values", where="noise on a device", remedy='noise="default"')
     if all(v.dtype == torch.float32 for v in values) and _kernel_works(values[0].device):
         words = list(struct.unpack("<8I", key))
         assert _triton_noise is not None
-        _triton_noise.add_noise(list(values), words, scale, denominator, WIDE)
+        _triton_noise.add_noise(list(values), words, scale, denominator, WIDE, begin)
         return
-    for number, value in enumerate(values):
-        noise = normals(key, value.numel(), number, value.device).reshape(value.shape)
+    for value in values:
+        noise = normals(key, value.numel(), value.device, begin).reshape(value.shape)
+        begin += value.numel()
         value.add_(noise.to(value.dtype), alpha=scale).div_(denominator)

@@ -39,7 +39,7 @@ from confide.training.assign import assign, check_optimizer, make_sampler
 from confide.training.checkpoint import read_checkpoint, write_checkpoint
 from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.device_noise import add_noise
-from confide.training.distributed import Ranks, Share, join
+from confide.training.distributed import Exchange, Ranks, Share, join
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import Chunk, chunks
 from confide.training.keys import RunKeys, key_from_seed
@@ -383,10 +383,28 @@ class PrivateRun:
     def _settle(self) -> None:
         """Once model and loss are rehearsed, before anything is written or drawn."""
 
+    @property
+    def _streamed(self) -> bool:
+        """True where the noise is one stream on the device, of which every process can draw its own part."""
+        return self._noise == "device" and self.plan.correlation is None
+
     def _total(self, share: Share) -> ClippedSum:
-        return self._ranks.total(self.engine.take(native=self._ranks.world == 1), share, self._device)
+        streamed = self._streamed
+        part = self.engine.take(native=self._ranks.world == 1 or streamed)
+        return self._ranks.total(part, share, self._device, gradients=not streamed)
 
     def _noise_and_divide(self, total: ClippedSum) -> None:
+        if self._streamed and self._ranks.world > 1:  # each adds up and noises a part of its own: see Exchange
+            key, scale, divisor = self._keys.noise_key(), self._methods.scale, self._methods.divisor
+
+            def noised(part: Tensor, begin: int) -> Tensor:
+                add_noise([part], key, scale=scale, denominator=divisor, begin=begin)
+                return part
+
+            sums = Exchange(self._ranks, self.engine.parameters)(self._wide(total), noised)
+            for value, found in zip(self.engine.parameters, sums, strict=True):
+                value.grad = found.to(value.dtype)
+            return
         if self._ranks.first:  # noise is added in one place, whatever the number of processes
             self._set_gradients(total)
         self._ranks.spread_gradients(self.engine.parameters)
@@ -395,11 +413,14 @@ class PrivateRun:
         """Weights and state of the optimiser."""
         return self.model.state_dict(), self.optimizer.state_dict()
 
+    def _wide(self, total: ClippedSum) -> list[Tensor]:
+        """The sums in float32, or in float64 for float64 models."""
+        wide = all(value.dtype == torch.float64 for value in self.engine.parameters)
+        return [value.to(torch.float64 if wide else torch.float32).contiguous() for value in total.gradients]
+
     def _set_gradients(self, total: ClippedSum) -> None:
-        if self._noise == "device" and self.plan.correlation is None:
-            wide = all(value.dtype == torch.float64 for value in self.engine.parameters)
-            sums = [value.to(torch.float64 if wide else torch.float32).contiguous() for value in total.gradients]
-            key = self._keys.noise_key()
+        if self._streamed:
+            sums, key = self._wide(total), self._keys.noise_key()
             add_noise(sums, key, scale=self._methods.scale, denominator=self._methods.divisor)
             for value, part in zip(self.engine.parameters, sums, strict=True):
                 value.grad = part.to(value.dtype)

@@ -5,13 +5,12 @@
 >>> torch.equal(whole[4:7], noise.add(torch.zeros(3), 4))
 True
 
-The flattened gradient is cut into blocks of 2^20 values, and each block's noise comes from a generator of its own,
-keyed by (key of the step, number of the block). Whoever needs a part of a block draws the whole of it. So the noise of
-a coordinate does not depend on how many ranks there are or which of them holds it, blocks are independent, and when the
-parts that ranks hold do not overlap each coordinate gets noise once.
-
-On the CPU these are the sources of `confide.mechanisms`; "device" noise, which is the default on CUDA, is ChaCha20 in
-float32 (`confide.training.device_noise`). Either way each block has 256 secret bits of its own.
+On the CPU the flattened gradient is cut into blocks of 2^20 values, and each block's noise comes from a source of
+`confide.mechanisms` of its own, keyed by (key of the step, number of the block). Whoever needs a part of a block draws
+the whole of it. "device" noise, which is the default on CUDA, is one stream of ChaCha20 a step in float32
+(`confide.training.device_noise`), whose every place can be drawn alone. Either way the noise of a coordinate does not
+depend on how many ranks there are or which of them holds it, and when the parts that ranks hold do not overlap each
+coordinate gets noise once.
 """
 
 from __future__ import annotations
@@ -62,6 +61,8 @@ class BlockNoise:
         if not isinstance(self._noise, str):
             found = self._noise.add_normal(values.detach().cpu().double().numpy(), scale=self._scale)
             return torch.as_tensor(found, device=values.device)
+        if self._noise == "device" or (self._noise == "default" and values.device.type == "cuda"):
+            return self._streamed(values, start)
         out, low = [], 0
         while low < len(values):
             block, within = divmod(start + low, BLOCK)
@@ -69,6 +70,13 @@ class BlockNoise:
             out.append(self._part(values[low:high], block, within))
             low = high
         return torch.cat(out) if out else values
+
+    def _streamed(self, values: Tensor, start: int) -> Tensor:
+        noisy = values.to(values.dtype if values.dtype.itemsize >= 4 else torch.float32, copy=True)
+        message = b"confide/noise on a device/2\x00" + self._step.to_bytes(8, "big")
+        secret = hmac.new(self._key, message, hashlib.sha256).digest()
+        add_noise([noisy], secret, scale=self._scale, denominator=1.0, begin=start)
+        return noisy
 
     def _part(self, values: Tensor, block: int, within: int) -> Tensor:
         if self._noise == "secure":  # rounds what it adds to: the values stand where they belong in their block
@@ -84,13 +92,7 @@ class BlockNoise:
         return min(BLOCK, self._size - block * BLOCK)
 
     def _block(self, block: int, device: torch.device) -> Tensor:
-        if self._noise == "default" and device.type != "cuda":
-            return torch.as_tensor(self._source(block).normal(self._length(block), scale=self._scale), device=device)
-        message = b"confide/noise on a device/1\x00" + self._step.to_bytes(8, "big") + block.to_bytes(8, "big")
-        secret = hmac.new(self._key, message, hashlib.sha256).digest()
-        noise = torch.zeros(self._length(block), device=device)
-        add_noise([noise], secret, scale=self._scale, denominator=1.0)
-        return noise
+        return torch.as_tensor(self._source(block).normal(self._length(block), scale=self._scale), device=device)
 
     def _source(self, block: int) -> NoiseSource:
         return noise_for_step(self._key, self._step, secure=self._noise == "secure", stream=f"gradient, block {block}")

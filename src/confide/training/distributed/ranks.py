@@ -6,11 +6,13 @@
 
 Three rules keep a run with several processes as private as one with a single process:
 
-1. *One sum.* Each rank clips its own units; the partial sums are added on rank 0.
-2. *Noise once.* Rank 0 alone adds noise to the whole sum and divides; the others get a copy of the noisy gradient. That
-   is sound whatever source the noise comes from. Were every rank to draw equal noise from a common key and add it to
-   its own copy of the sum, copies that differ in rounding would give away that difference without noise; were every
-   rank to draw its own noise for its own part, the sum would carry it once a rank.
+1. *One sum.* Each rank clips its own units; the partial sums are added on rank 0, or each part of the flat sum on the
+   rank that it belongs to (`Exchange`).
+2. *Noise once.* Whoever adds up a part adds the noise of that part to it and divides; the others get a copy of what is
+   noisy. With "device" noise each rank does so for its own part; with any other source rank 0 does it for all. Were
+   every rank to draw equal noise from a common key and add it to its own copy of the whole sum, copies that differ in
+   rounding would give away that difference without noise; were every rank to draw its own noise for its own part, the
+   sum would carry it once a rank.
 3. *One voice.* Keys, checkpoints and whatever else decides comes from rank 0 and reaches the others before they act, so
    that all go on or all stop. Nothing is decided by a rank from its own people.
 

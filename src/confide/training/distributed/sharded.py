@@ -176,10 +176,11 @@ class ShardedEngine(FastClippingEngine):
         part = (
             [torch.zeros_like(_local(value), dtype=wide) for value in self.shards] if self._part is None else self._part
         )
+        each = factors.to(wide)
         for position, value in enumerate(self.parameters):
             found: Tensor | None = None
             for key in [key for key in pieces if key[0] == position]:
-                rows = pieces.pop(key).weighted(factors.to(wide))
+                rows = pieces.pop(key).weighted(each)
                 if key[1] is None:
                     found = rows
                 else:

@@ -1,167 +1,137 @@
-"""The Triton kernels behind `kernels.py`: weight gradients by unit, their norms, their weighted sum.
-
-Work is cut into segments: a stretch of output positions of one unit, at most ``most`` long, so that one long unit
-does not keep a single processor busy while the others wait. A unit of one segment is written at once; the parts of
-longer units go to float32 slots that a second kernel adds in order, so that the result never depends on timing. Which
-segment is whose follows from the offsets of the units, read on the device: no shape depends on the data.
-"""
+"""The Triton kernels behind `kernels.py` for linear maps: gradients by unit, their norms, their weighted sum."""
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 import torch
 import triton  # type: ignore[import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
 from torch import Tensor
 
-# Programs that keep a large GPU busy, and the fewest steps of a segment that are worth a program.
-PROGRAMS, LEAST_STEPS = 528, 16
+try:
+    from triton.tools import tensor_descriptor  # type: ignore[import-not-found,unused-ignore]
+
+    Boxes: Any = tensor_descriptor.TensorDescriptor
+except ImportError:  # an older Triton
+    Boxes = None
+
+# Programs of a weighted sum that keep the memory of a large GPU busy.
+PROGRAMS = 2112
 # Additions in a row in float32 that `squares` may make; see arithmetic.py.
 CHAIN = 32
 
 
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _locate(offsets, number, units, area, most, UB: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Unit, first and last position, slot (-1: none) of segment `number`; unit = `units` where there is none."""
-    u = tl.arange(0, UB)
-    inside = u < units
-    begin = tl.load(offsets + u, mask=inside, other=0) * area
-    end = tl.load(offsets + u + 1, mask=inside, other=0) * area
-    parts = tl.where(inside, tl.maximum(tl.cdiv(end - begin, most), 1), 0)
-    ends = tl.cumsum(parts, 0)
-    unit = tl.sum((ends <= number).to(tl.int32), 0)
-    mine = u == unit
-    own = tl.sum(tl.where(mine, parts, 0), 0)
-    within = number - (tl.sum(tl.where(mine, ends, 0), 0) - own)
-    low = tl.sum(tl.where(mine, begin, 0), 0) + within * most
-    high = tl.minimum(tl.sum(tl.where(mine, end, 0), 0), low + most)
-    before = tl.sum(tl.where((u < unit) & (parts > 1), parts, 0), 0)
-    slot = tl.where(own > 1, before + within, -1)
-    return unit, low, high, slot, own
+@functools.cache
+def hopper(device: torch.device) -> bool:
+    """True where blocks of memory can be fetched by the bulk copy engine."""
+    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _weight_gradient(  # type: ignore[no-untyped-def]
-    a, g, out, slots, offsets, a_entry, a_row, a_column, g_entry, g_row, g_column, height, width, out_height,
-    out_width, outputs, units, most,
-    CHANNELS: tl.constexpr, COLUMNS: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-    PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PLAIN: tl.constexpr,
-    OB: tl.constexpr, JB: tl.constexpr, LB: tl.constexpr, UB: tl.constexpr, PRECISION: tl.constexpr,
+def _square(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Sum of squares of a tile as it is stored: 15 additions in a row in float32, then float64."""
+    wide = values.to(tl.float32)
+    part: tl.constexpr = COLUMNS // 128 if COLUMNS >= 128 else 1
+    chunk: tl.constexpr = 16 if COLUMNS >= 128 else COLUMNS // 8
+    return tl.sum(tl.sum(tl.reshape(wide * wide, (ROWS, part, chunk, 8)), 2).to(tl.float64))
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _product(  # type: ignore[no-untyped-def]
+    a, g, a_rows, g_rows, out, squares, offsets, inputs, outputs, tiles,
+    BOXES: tl.constexpr, TAIL: tl.constexpr, OB: tl.constexpr, JB: tl.constexpr, LB: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    area = out_height * out_width
-    unit, low, high, slot, _ = _locate(offsets, tl.program_id(0), units, area, most, UB)
-    if unit >= units:
-        return
-    tiles = tl.cdiv(COLUMNS, JB)
-    o = (tl.program_id(1) // tiles) * OB + tl.arange(0, OB)
-    j = (tl.program_id(1) % tiles) * JB + tl.arange(0, JB)
-    c = j % CHANNELS
-    ky = (j // CHANNELS) // KW
-    kx = (j // CHANNELS) % KW
+    tile = tl.program_id(0) % tiles
+    unit = (tl.program_id(0) // tiles).to(tl.int64)
+    low = tl.load(offsets + unit)
+    high = tl.load(offsets + unit + 1)
+    across = tl.cdiv(inputs, JB)
+    first = (tile // across) * OB
+    second = (tile % across) * JB
+    o = first + tl.arange(0, OB)
+    j = second + tl.arange(0, JB)
     total = tl.zeros((OB, JB), dtype=tl.float32)
-    for start in range(low, high, LB):
-        m = start + tl.arange(0, LB)
-        there = m < high
-        entry = (m // area).to(tl.int64)
-        place = m % area
-        y = place // out_width
-        x = place % out_width
-        gp = g + entry * g_entry + y * g_row + x * g_column
-        gv = tl.load(gp[:, None] + o[None, :], mask=there[:, None] & (o < outputs)[None, :], other=0.0)
-        if PLAIN:
-            ap = a + entry * a_entry + y * a_row + x * a_column
-            av = tl.load(ap[:, None] + j[None, :], mask=there[:, None] & (j < COLUMNS)[None, :], other=0.0)
-        else:
-            iy = (y * SH - PH)[:, None] + (ky * DH)[None, :]
-            ix = (x * SW - PW)[:, None] + (kx * DW)[None, :]
-            inside = (iy >= 0) & (iy < height) & (ix >= 0) & (ix < width)
-            ap = (a + entry * a_entry)[:, None] + (iy * a_row + ix * a_column + c[None, :])
-            av = tl.load(ap, mask=inside & there[:, None] & (j < COLUMNS)[None, :], other=0.0)
-        total = tl.dot(tl.trans(gv), av, total, input_precision=PRECISION)
-    where = o[:, None].to(tl.int64) * COLUMNS + j[None, :]
-    mask = (o < outputs)[:, None] & (j < COLUMNS)[None, :]
-    size = tl.cast(outputs, tl.int64) * COLUMNS
-    if slot >= 0:
-        tl.store(slots + slot * size + where, total, mask=mask)
-    else:
-        tl.store(out + unit * size + where, total.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _join(slots, out, offsets, size, area, units, most, UB: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Add the parts of the units that have several, in order."""
-    unit = tl.program_id(0)
-    u = tl.arange(0, UB)
-    inside = u < units
-    length = (tl.load(offsets + u + 1, mask=inside, other=0) - tl.load(offsets + u, mask=inside, other=0)) * area
-    parts = tl.where(inside, tl.maximum(tl.cdiv(length, most), 1), 0)
-    own = tl.sum(tl.where(u == unit, parts, 0), 0)
-    if own > 1:
-        first = tl.sum(tl.where((u < unit) & (parts > 1), parts, 0), 0).to(tl.int64)
-        n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        total = tl.zeros((BLOCK,), dtype=tl.float32)
-        for part in range(0, own):
-            total += tl.load(slots + (first + part) * size + n, mask=n < size, other=0.0)
-        tl.store(out + unit.to(tl.int64) * size + n, total.to(out.dtype.element_ty), mask=n < size)
-
-
-def _last(value: Tensor) -> Tensor:
-    """Bring channels last in memory (no copy if they are)."""
-    return value if value.stride(1) == 1 else value.contiguous(memory_format=torch.channels_last)
-
-
-@torch.library.custom_op("confide::unit_convolution", mutates_args=())
-def unit_convolution(
-    inputs: Tensor, grads: Tensor, offsets: Tensor, shape: list[int], window: list[int], largest: int
-) -> Tensor:
-    """Weight gradient of each unit: (units, out channels, window * channels), in the precision of `grads`.
-
-    `largest` is a bound, known on the host, of the number of images of a unit.
-    """
-    outputs, channels, kh, kw = shape
-    sh, sw, ph, pw, dh, dw = window
-    columns, units = channels * kh * kw, len(offsets) - 1
-    a, g = _last(inputs), _last(grads)
-    ob = min(128, max(16, triton.next_power_of_2(outputs)))
-    jb = min(128, max(16, triton.next_power_of_2(columns)))
-    lb = 64 if g.dtype.itemsize == 2 else 32
-    ub = max(16, triton.next_power_of_2(units))
-    tiles = triton.cdiv(outputs, ob) * triton.cdiv(columns, jb)
-    area = g.shape[2] * g.shape[3]
-    positions = len(g) * area
-    most = min(2 * positions // max(units, 1), positions * tiles // PROGRAMS)
-    most = triton.cdiv(max(most, LEAST_STEPS * lb, 1), lb) * lb
-    segments = units + positions // most
-    out = torch.empty((units, outputs, columns), device=g.device, dtype=g.dtype)
-    split = largest * area > most
-    count = min(segments, 2 * positions // most) if split else 0
-    slots = torch.empty((max(count, 1), outputs if split else 1, columns), device=g.device, dtype=torch.float32)
-    exact = g.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    _weight_gradient[(segments if split else units, tiles)](
-        a, g, out, slots, offsets, a.stride(0), a.stride(2), a.stride(3), g.stride(0), g.stride(2), g.stride(3),
-        a.shape[2], a.shape[3], g.shape[2], g.shape[3], outputs, units, most,
-        channels, columns, kw, sh, sw, ph, pw, dh, dw, kh * kw == 1 and ph == pw == 0 and sh == sw == 1,
-        ob, jb, lb, ub, "ieee" if exact else "tf32", num_warps=8 if ob * jb >= 128 * 128 else 4, num_stages=3,
-    )  # fmt: skip
-    if split:
-        size = outputs * columns
-        _join[(units, triton.cdiv(size, 1024))](slots, out, offsets, size, area, units, most, ub, 1024)
-    return out
-
-
-@unit_convolution.register_fake
-def _(inputs: Tensor, grads: Tensor, offsets: Tensor, shape: list[int], window: list[int], largest: int) -> Tensor:
-    return grads.new_empty((len(offsets) - 1, shape[0], shape[1] * shape[2] * shape[3]))
+    if BOXES:  # whole steps by the bulk copy engine; it would read on into the next unit in the last one
+        end = low + (high - low) // LB * LB
+        for start in range(low, end, LB):
+            total = tl.dot(g_rows.load([start, first]).T, a_rows.load([start, second]), total)
+        low = end
+    if TAIL:
+        for start in range(low, high, LB):
+            m = (start + tl.arange(0, LB)).to(tl.int64)
+            there = (m < high)[:, None]
+            gv = tl.load(g + m[:, None] * outputs + o[None, :], mask=there & (o < outputs)[None, :], other=0.0)
+            av = tl.load(a + m[:, None] * inputs + j[None, :], mask=there & (j < inputs)[None, :], other=0.0)
+            total = tl.dot(tl.trans(gv), av, total, input_precision=PRECISION)
+    rounded = total.to(out.dtype.element_ty)
+    where = o[:, None].to(tl.int64) * inputs + j[None, :]
+    mask = (o < outputs)[:, None] & (j < inputs)[None, :]
+    tl.store(out + unit * (tl.cast(outputs, tl.int64) * inputs) + where, rounded, mask=mask)
+    tl.store(squares + unit * tiles + tile, _square(rounded, OB, JB))
 
 
 @torch.library.custom_op("confide::unit_products", mutates_args=())
-def unit_products(inputs: Tensor, grads: Tensor, offsets: Tensor) -> Tensor:
-    """Sum of g a^T over the rows of each unit, in bfloat16: inputs (rows, d), grads (rows, p), offsets in rows."""
-    return torch._grouped_mm(grads.t(), inputs, offs=offsets[1:])
+def unit_products(inputs: Tensor, grads: Tensor, offsets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Sum of g a^T over the rows of each unit and its square: inputs (n, d), grads (n, p), offsets in rows.
+
+    `rows` divides the number of rows of every unit.
+    """
+    a, g = inputs.contiguous(), grads.contiguous()
+    width, height, units = a.shape[1], g.shape[1], len(offsets) - 1
+    ob, jb = (min(128, max(16, triton.next_power_of_2(n))) for n in (height, width))
+    half = g.dtype.itemsize == 2
+    lb = 64 if half else 32
+    tiles = triton.cdiv(height, ob) * triton.cdiv(width, jb)
+    out = torch.empty((units, height, width), device=g.device, dtype=g.dtype)
+    squares = torch.empty((units, tiles), device=g.device, dtype=torch.float64)
+    aligned = width % 8 == height % 8 == 0 and a.data_ptr() % 16 == g.data_ptr() % 16 == 0
+    boxes = half and aligned and Boxes is not None and hopper(g.device)
+    fetched = [Boxes(v, list(v.shape), list(v.stride()), [lb, n]) for v, n in ((a, jb), (g, ob))] if boxes else [a, g]
+    exact = g.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    _product[(units * tiles,)](
+        a, g, *fetched, out, squares, offsets, width, height, tiles, boxes, not boxes or rows % lb != 0, ob, jb, lb,
+        "ieee" if exact else "tf32", num_warps=8 if ob * jb >= 128 * 128 else 4, num_stages=3,
+    )  # fmt: skip
+    return out, squares.sum(1)
 
 
 @unit_products.register_fake
-def _(inputs: Tensor, grads: Tensor, offsets: Tensor) -> Tensor:
-    return grads.new_empty((len(offsets) - 1, grads.shape[1], inputs.shape[1]))
+def _(inputs: Tensor, grads: Tensor, offsets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    units = len(offsets) - 1
+    return grads.new_empty((units, grads.shape[1], inputs.shape[1])), grads.new_empty(units, dtype=torch.float64)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _row_sums(values, out, offsets, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    unit = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    high = tl.load(offsets + unit + 1)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(tl.load(offsets + unit), high, ROWS):
+        m = (start + tl.arange(0, ROWS)).to(tl.int64)
+        mask = (m < high)[:, None] & (n < width)[None, :]
+        value = tl.load(values + m[:, None] * width + n[None, :], mask=mask, other=0.0)
+        total += tl.sum(value.to(tl.float32), 0)
+    tl.store(out + unit * width + n, total, mask=n < width)
+
+
+@torch.library.custom_op("confide::unit_row_sums", mutates_args=())
+def unit_row_sums(values: Tensor, offsets: Tensor) -> Tensor:
+    """Sum over the rows of each unit of values (rows, p), in float32: (units, p)."""
+    values = values.contiguous()
+    width, units = values.shape[1], len(offsets) - 1
+    out = torch.empty((units, width), device=values.device, dtype=torch.float32)
+    block = 64 if width >= 64 else max(16, triton.next_power_of_2(width))
+    _row_sums[(triton.cdiv(width, block), units)](values, out, offsets, width, 64, block, num_warps=4)
+    return out
+
+
+@unit_row_sums.register_fake
+def _(values: Tensor, offsets: Tensor) -> Tensor:
+    return values.new_empty((len(offsets) - 1, values.shape[1]), dtype=torch.float32)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
@@ -196,15 +166,15 @@ def _(values: Tensor) -> Tensor:
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _weighted(values, weights, out, units, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    total = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
     for start in range(0, units, ROWS):
         u = start + tl.arange(0, ROWS)
         w = tl.load(weights + u, mask=u < units, other=0.0)
         # A unit of weight zero is not read: zero times a value that is not finite would not be zero.
         mask = (w != 0.0)[:, None] & (n < width)[None, :]
         value = tl.load(values + u[:, None].to(tl.int64) * width + n[None, :], mask=mask, other=0.0)
-        total += tl.sum(value.to(tl.float32) * w[:, None], 0)
-    tl.store(out + n, total, mask=n < width)
+        total += value.to(tl.float32) * w[:, None]
+    tl.store(out + n, tl.sum(total, 0), mask=n < width)
 
 
 @torch.library.custom_op("confide::weighted_sum", mutates_args=())
@@ -213,8 +183,10 @@ def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
     values = values.contiguous()
     units, width = values.shape
     out = torch.empty(width, device=values.device, dtype=torch.float32)
-    block = min(1024, max(128, triton.next_power_of_2(width)))
-    _weighted[(triton.cdiv(width, block),)](values, weights.float(), out, units, width, 8, block, num_warps=4)
+    # narrow blocks of many units each: enough programs to keep all of the memory busy, enough loads in each
+    block = min(1024, max(64, triton.next_power_of_2(width // PROGRAMS + 1)))
+    rows = min(triton.next_power_of_2(units), 8192 // block)
+    _weighted[(triton.cdiv(width, block),)](values, weights.float(), out, units, width, rows, block, num_warps=4)
     return out
 
 

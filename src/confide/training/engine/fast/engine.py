@@ -32,7 +32,7 @@ from confide.training.engine.fast import kernels
 from confide.training.engine.fast.arithmetic import Arithmetic, arithmetic
 from confide.training.engine.fast.blocks import Blocks
 from confide.training.engine.fast.layers import Use, handler_for
-from confide.training.engine.fast.pieces import Kept, Piece
+from confide.training.engine.fast.pieces import SMALL, Group, Kept, Member, Piece
 from confide.training.engine.sums import clip_factors
 from confide.training.engine.tape import Layout, Site
 from confide.training.engine.types import EngineOptions, UnseenUse, check_losses
@@ -135,8 +135,9 @@ class FastClippingEngine(ClippingEngine):
         pieces, norms, factors = self.clipped_pieces(losses, weight, blocks, clip)
         wide = self.arithmetic.accumulate
         out: list[Tensor | None] = [None] * len(self.parameters)
+        each = factors.to(wide)  # one tensor for all: groups add up once for each
         for (position, row), piece in pieces.items():
-            found = piece.weighted(factors.to(wide))
+            found = piece.weighted(each)
             if row is not None:
                 start = out[position]
                 start = found.new_zeros(self.parameters[position].shape) if start is None else start
@@ -156,8 +157,15 @@ class FastClippingEngine(ClippingEngine):
             weighted = losses * weight
         pieces = self._pieces(weighted, sites, blocks, numbers, known)
         total = torch.zeros(blocks.count, dtype=torch.float64, device=losses.device)
+        small = [key for key, piece in pieces.items() if key not in known and _small(piece)]
+        if len(small) > 1:
+            group = Group([piece for key in small if isinstance(piece := pieces[key], Kept)])
+            total = total + group.whole.squared()
+            for number, key in enumerate(small):
+                pieces[key] = Member(group, number)
         for key, piece in pieces.items():
-            total = total + (known[key] if key in known else piece.squared())
+            if not isinstance(piece, Member):
+                total = total + (known[key] if key in known else piece.squared())
         size = sum(value.numel() for value in self.parameters)
         norms = total.sqrt() + (UNDERFLOW * size**0.5 if numbers.accumulate == torch.float32 else 0.0)
         bad = (~torch.isfinite(losses.detach())).to(torch.float64)
@@ -225,7 +233,9 @@ class FastClippingEngine(ClippingEngine):
                     position = self.position(site.parameters[name])
                     if position in once:  # squared at once, while the gradient may still be in the cache
                         key = (position, None if site.rows is None else site.rows.start)
-                        pieces[key], known[key] = piece, piece.squared()
+                        pieces[key] = piece
+                        if not _small(piece):
+                            known[key] = piece.squared()
                     else:
                         self._join(pieces, position, site.rows, piece)
             site.saved = ()
@@ -241,6 +251,10 @@ class FastClippingEngine(ClippingEngine):
             piece = Kept(whole.flatten(1), self.parameters[position].shape, piece.arithmetic)
         before = pieces.get((position, None))
         pieces[(position, None)] = piece.plus(before) if isinstance(before, Kept) else piece
+
+
+def _small(piece: Piece) -> bool:
+    return isinstance(piece, Kept) and piece.square is None and piece.values.shape[1] <= SMALL
 
 
 def _once(uses: Iterable[tuple[int, slice | None]]) -> set[int]:

@@ -8,7 +8,8 @@ units need neither padding nor another compilation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.nn import grad as native
 from confide.training.engine.fast.blocks import Blocks
 
 try:
-    from confide.training.engine.fast import _triton
+    from confide.training.engine.fast import _triton, _triton_convolution  # noqa: F401 (registers operations)
 except ImportError:  # no Triton on this machine: CPU builds of PyTorch
     _triton = None  # type: ignore[assignment]
 TRITON = _triton is not None
@@ -57,17 +58,34 @@ def _try_convolution(device: torch.device) -> tuple[Tensor, Tensor]:
     a, g = (torch.randn(12, c, 16, 16, generator=generator).to(device, torch.bfloat16) for c in (16, 24))
     shape, settings = torch.Size((24, 16, 3, 3)), {"stride": 1, "padding": 1, "dilation": 1, "groups": 1}
     args = blocks.offsets, list(shape), [1, 1, 1, 1, 1, 1], 12
-    got: Tensor = torch.ops.confide.unit_convolution(_last(a), _last(g), *args)
+    got, square = torch.ops.confide.unit_convolution(_last(a), _last(g), *args)
     want = convolution_by_entry(a.float(), g.float(), blocks, shape, settings)
-    return got, want.permute(0, 1, 3, 4, 2).flatten(2)
+    return _with_square(got, square, want.permute(0, 1, 3, 4, 2).flatten(2))
 
 
 def _try_products(device: torch.device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    a, g = (torch.randn(48, width, generator=generator).to(device, torch.bfloat16) for width in (64, 32))
-    offsets = torch.tensor([0, 4, 40, 48], dtype=torch.int32, device=device)
-    parts = [g[low:high].float().t() @ a[low:high].float() for low, high in ((0, 4), (4, 40), (40, 48))]
-    return torch.ops.confide.unit_products(a, g, offsets), torch.stack(parts)
+    a, g = (torch.randn(484, width, generator=generator).to(device, torch.bfloat16) for width in (264, 136))
+    ends = [0, 4, 340, 484]
+    offsets = torch.tensor(ends, dtype=torch.int32, device=device)
+    parts = [g[low:high].float().t() @ a[low:high].float() for low, high in pairwise(ends)]
+    got, square = torch.ops.confide.unit_products(a, g, offsets, 4)
+    return _with_square(got, square, torch.stack(parts))
+
+
+def _with_square(got: Tensor, square: Tensor, want: Tensor) -> tuple[Tensor, Tensor]:
+    """A gradient beside what it should be, and, as one more value of each unit, its norm."""
+    return (
+        torch.cat([got.double().flatten(1), square.sqrt()[:, None]], 1),
+        torch.cat([want.double().flatten(1), got.double().flatten(1).norm(dim=1, keepdim=True)], 1),
+    )
+
+
+def _try_rows(device: torch.device) -> tuple[Tensor, Tensor]:
+    values = torch.randn(300, 70, generator=torch.Generator().manual_seed(0)).to(device, torch.bfloat16)
+    offsets = torch.tensor([0, 4, 290, 300], dtype=torch.int32, device=device)
+    parts = [values[low:high].float().sum(0) for low, high in pairwise((0, 4, 290, 300))]
+    return torch.ops.confide.unit_row_sums(values, offsets), torch.stack(parts)
 
 
 def _try_squares(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -86,6 +104,7 @@ def _try_sums(device: torch.device) -> tuple[Tensor, Tensor]:
 _TRIALS = {
     "convolution": _try_convolution,
     "products": _try_products,
+    "rows": _try_rows,
     "squares": _try_squares,
     "sums": _try_sums,
 }
@@ -107,9 +126,16 @@ def takes(values: Tensor, shape: torch.Size, settings: dict[str, Any]) -> bool:
     return triton_for(values, "convolution") and plain
 
 
+class Found(NamedTuple):
+    """Gradients of units, and the squares of their norms where the kernel that made them had these at hand."""
+
+    values: Tensor
+    square: Tensor | None
+
+
 def convolution_gradients(
     inputs: Tensor, grads: Tensor, blocks: Blocks, shape: torch.Size, settings: dict[str, Any], records: int = 1
-) -> Tensor:
+) -> Found:
     """Return the weight gradient of each unit of a 2-d convolution: (units, out channels, height, width, channels).
 
     Parameters
@@ -125,14 +151,15 @@ def convolution_gradients(
         Images of one entry.
     """
     if not takes(inputs, shape, settings):
-        return convolution_by_entry(inputs, grads, blocks, shape, settings, records).permute(0, 1, 3, 4, 2)
+        found = convolution_by_entry(inputs, grads, blocks, shape, settings, records).permute(0, 1, 3, 4, 2)
+        return Found(found, None)
     window = [*_pair(settings["stride"]), *_pair(settings["padding"]), *_pair(settings["dilation"])]
     inputs, grads = _last(inputs), _last(grads)  # outside of the operator, so that a compiler can fuse the copies
     largest = (blocks.each or len(blocks.units)) * records
-    found: Tensor = torch.ops.confide.unit_convolution(
+    found, square = torch.ops.confide.unit_convolution(
         inputs, grads, blocks.offsets * records, list(shape), window, largest
     )
-    return found.reshape(blocks.count, shape[0], shape[2], shape[3], shape[1])
+    return Found(found.reshape(blocks.count, shape[0], shape[2], shape[3], shape[1]), square)
 
 
 def convolution_by_entry(
@@ -152,22 +179,37 @@ def convolution_by_entry(
     return blocks.sums(found.reshape(count // records, records, *shape).sum(1))
 
 
-def linear_gradients(inputs: Tensor, grads: Tensor, blocks: Blocks) -> Tensor:
-    """Return gradients (units, p, d) of ragged units from inputs (entries, rows, d) and grads (entries, rows, p)."""
-    if not triton_for(inputs, "convolution"):
-        return blocks.sums(torch.bmm(grads.transpose(1, 2), inputs))
+def row_sums(grads: Tensor, blocks: Blocks, wide: torch.dtype) -> Tensor:
+    """Return the sum over rows of each unit, (units, p), from grads (entries, rows, p).
+
+    On CUDA from what is in memory for the weight's gradient anyway: a compiler that fuses the sum into what comes
+    before computes that twice.
+    """
+    if grads.dtype.itemsize == 2 and grads.shape[1] > 1 and triton_for(grads, "rows"):
+        rows, flat = grads.shape[1], grads.reshape(-1, grads.shape[-1])
+        found: Tensor = torch.ops.confide.unit_row_sums(flat, blocks.offsets * rows)
+        return found
+    lifted = grads.to(wide) if grads.dtype.itemsize < 4 else grads
+    return blocks.sums(lifted.sum(1))
+
+
+def linear_gradients(inputs: Tensor, grads: Tensor, blocks: Blocks) -> Found:
+    """Return gradients (units, p, d) of units from inputs (entries, rows, d) and grads (entries, rows, p)."""
+    half = inputs.dtype == grads.dtype and inputs.dtype.itemsize == 2
     rows, width, out = inputs.shape[1], inputs.shape[-1], grads.shape[-1]
-    found: Tensor
-    if (
-        inputs.dtype == grads.dtype == torch.bfloat16
-        and width % 8 == 0
-        and out % 8 == 0
-        and triton_for(inputs, "products")
-    ):
+    if half and triton_for(inputs, "products") and min(width, out) >= 16:
         flat = inputs.reshape(-1, width), grads.reshape(-1, out)
-        found = torch.ops.confide.unit_products(*flat, blocks.offsets * rows)
-    else:
-        image, change = (value.transpose(1, 2).unsqueeze(-1) for value in (inputs, grads))
-        window, largest = [1, 1, 0, 0, 1, 1], blocks.each or len(blocks.units)
-        found = torch.ops.confide.unit_convolution(image, change, blocks.offsets, [out, width, 1, 1], window, largest)
-    return found.reshape(blocks.count, out, width)
+        return Found(*torch.ops.confide.unit_products(*flat, blocks.offsets * rows, rows))
+    if blocks.known:
+        values: Tensor | None = None
+        for part, (x, y) in blocks.pieces(inputs, grads):
+            values = blocks.place(part, torch.bmm(y.transpose(1, 2), x), values)
+        assert values is not None
+        return Found(values, None)
+    if not triton_for(inputs, "convolution"):
+        return Found(blocks.sums(torch.bmm(grads.transpose(1, 2), inputs)), None)
+    image, change = (value.transpose(1, 2).unsqueeze(-1) for value in (inputs, grads))
+    window, largest = [1, 1, 0, 0, 1, 1], blocks.each or len(blocks.units)
+    args = [out, width, 1, 1], window, largest
+    found, square = torch.ops.confide.unit_convolution(image, change, blocks.offsets, *args)
+    return Found(found.reshape(blocks.count, out, width), square)

@@ -35,9 +35,9 @@ class Use:
     arithmetic: Arithmetic
     shared: bool  # the parameter is used elsewhere too, so its gradient must be formed
 
-    def kept(self, values: Tensor) -> Kept:
+    def kept(self, values: Tensor, square: Tensor | None = None) -> Kept:
         """Wrap gradients (units, *shape of what this use touches)."""
-        return Kept(values.reshape(len(values), -1), values.shape[1:], self.arithmetic)
+        return Kept(values.reshape(len(values), -1), values.shape[1:], self.arithmetic, square=square)
 
     def wide(self, value: Tensor) -> Tensor:
         """Lift half precision to the accumulating one."""
@@ -54,7 +54,7 @@ def _linear(use: Use) -> dict[str, Piece]:
         a = use.inputs[0].reshape(len(g), -1, use.inputs[0].shape[-1]).to(g.dtype)
         out["weight"] = _product(use, a, g)
     if "bias" in use.site.parameters:
-        out["bias"] = use.kept(use.blocks.sums(use.wide(g).sum(1)))
+        out["bias"] = use.kept(kernels.row_sums(g, use.blocks, use.arithmetic.accumulate))
     return out
 
 
@@ -65,14 +65,7 @@ def _product(use: Use, a: Tensor, g: Tensor) -> Piece:
     small = not blocks.known and len(a) * rows <= MASKED_ROWS
     if not use.shared and (shape.ghost(a.device, a.dtype) or (small and rows == 1)):
         return Pair(a, g, blocks, use.arithmetic)
-    if blocks.known:
-        values: Tensor | None = None
-        for part, (x, y) in blocks.pieces(a, g):
-            values = blocks.place(part, torch.bmm(y.transpose(1, 2), x), values)
-        assert values is not None
-    else:
-        values = kernels.linear_gradients(a, g, blocks)
-    return use.kept(values)
+    return use.kept(*kernels.linear_gradients(a, g, blocks))
 
 
 def _convolution(use: Use) -> dict[str, Piece]:
@@ -84,9 +77,10 @@ def _convolution(use: Use) -> dict[str, Piece]:
         return _by_rule(use)
     out: dict[str, Piece] = {}
     if "weight" in use.site.parameters:
-        values = kernels.convolution_gradients(a.to(g.dtype), g, use.blocks, shape, settings, use.inputs[0].shape[1])
+        found = kernels.convolution_gradients(a.to(g.dtype), g, use.blocks, shape, settings, use.inputs[0].shape[1])
         stored = torch.Size((shape[0], *shape[2:], shape[1]))
-        out["weight"] = Kept(values.flatten(1), stored, use.arithmetic, turn=(0, 3, 1, 2))
+        turn = (0, 3, 1, 2)
+        out["weight"] = Kept(found.values.flatten(1), stored, use.arithmetic, turn=turn, square=found.square)
     if "bias" in use.site.parameters:
         each = use.wide(g).flatten(2).sum(2).reshape(*use.grad.shape[:2], -1).sum(1)
         out["bias"] = use.kept(use.blocks.sums(each))
@@ -104,7 +98,7 @@ def _standardised(use: Use) -> dict[str, Piece]:
     out: dict[str, Piece] = {}
     if set(use.site.parameters) & {"weight", "gain"}:
         shape, records = module.weight.shape, use.inputs[0].shape[1]
-        filters = kernels.convolution_gradients(a.to(g.dtype), g, use.blocks, shape, settings, records)
+        filters = kernels.convolution_gradients(a.to(g.dtype), g, use.blocks, shape, settings, records).values
         found = standardised.pull_back(module, use.wide(filters.permute(0, 1, 4, 2, 3)))
         out.update({name: use.kept(value) for name, value in found.items() if name in use.site.parameters})
     if "bias" in use.site.parameters:

@@ -19,6 +19,8 @@ from confide.training.engine.fast import kernels
 from confide.training.engine.fast.arithmetic import Arithmetic, squares
 from confide.training.engine.fast.blocks import Blocks
 
+# Values of one unit up to which a kept gradient is small: reading it costs less than starting a kernel for it.
+SMALL = 4096
 # Rows of a whole batch up to which one Gram of all rows, masked to pairs of one unit, serves ragged units.
 MASKED_ROWS = 2048
 
@@ -46,16 +48,18 @@ class Kept:
     """Gradients of all units, stored: values (units, n) of a parameter of the given shape.
 
     `turn` brings axes that are stored in another order (then `shape` is the stored one) back to the parameter's.
+    `square` are the squares of these very values, where the kernel that made them gave them too.
     """
 
     values: Tensor
     shape: torch.Size
     arithmetic: Arithmetic
     turn: tuple[int, ...] | None = None
+    square: Tensor | None = None
 
     def squared(self) -> Tensor:
         """See `Piece`."""
-        return squares(self.values, self.arithmetic.accumulate)
+        return self.square if self.square is not None else squares(self.values, self.arithmetic.accumulate)
 
     def weighted(self, weights: Tensor) -> Tensor:
         """See `Piece`; the product is taken in the accumulating precision whatever the values are stored in."""
@@ -81,6 +85,43 @@ class Kept:
         """Return the gradients as (units, *shape of the parameter)."""
         values = self.values.to(self.arithmetic.accumulate).reshape(-1, *self.shape)
         return values if self.turn is None else values.permute(0, *(axis + 1 for axis in self.turn))
+
+
+class Group:
+    """Small kept gradients side by side, so that one sum of squares and one weighted sum serve them all."""
+
+    def __init__(self, members: list[Kept]) -> None:
+        arithmetic = members[0].arithmetic
+        values = torch.cat([member.values.to(arithmetic.accumulate) for member in members], 1)
+        self.members, self.whole = members, Kept(values, values.shape[1:], arithmetic)
+        self._weights: Tensor | None = None
+        self._sums: list[Tensor] = []
+
+    def weighted(self, weights: Tensor) -> list[Tensor]:
+        """Return the weighted sum of every member."""
+        if self._weights is not weights:
+            widths = [member.values.shape[1] for member in self.members]
+            parts = torch.split(self.whole.weighted(weights), widths)
+            pairs = zip(parts, self.members, strict=True)
+            self._sums = [member._turned(part.reshape(member.shape)) for part, member in pairs]
+            self._weights = weights
+        return self._sums
+
+
+@dataclass
+class Member:
+    """One of a `Group`."""
+
+    group: Group
+    number: int
+
+    def squared(self) -> Tensor:
+        """See `Piece`."""
+        return self.group.members[self.number].squared()
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """See `Piece`."""
+        return self.group.weighted(weights)[self.number]
 
 
 @dataclass
