@@ -1,4 +1,4 @@
-"""Linking people, what wrong links cost, and entries with several owners."""
+"""Linking people, and entries with several owners."""
 
 from __future__ import annotations
 
@@ -7,46 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confide.accounting import ContributorSampledGaussian, Gaussian, SampledGaussian, calibrate_rates
 from confide.contributors import (
     AttributionGraph,
     PrivateRecords,
     by_table,
     owners_of,
     refuse_shared,
-    split,
-    wrong_links,
 )
-from confide.contributors.linkage import describe
 from confide.errors import InputError
 
 KEY = bytes(range(32))
-
-
-def individual(k: int) -> SampledGaussian:
-    """The NIH plan at epsilon 4: noise 1, 2000 steps, every rate calibrated to its own count."""
-    rate = float(calibrate_rates([k], 4.0, delta=1e-6, noise_multiplier=1.0, steps=2000)[0])
-    return SampledGaussian(noise_multiplier=1.0, rate=rate, entries=k)
-
-
-def test_the_guarantee_of_people_split_and_merged():
-    rows = wrong_links(individual, [1, 8], steps=2000, delta=1e-6)
-    eight = rows[1]
-    assert eight["planned"] == pytest.approx(4.0, abs=0.01)
-    assert eight["split_in_2"] == pytest.approx(8.8, abs=0.1) and eight["split_in_3"] > 13
-    assert all(row["merged"] < row["planned"] < row["split_in_2"] < row["split_in_3"] for row in rows)
-    assert "known as 2 contributors" in describe(rows, 1e-6)[0]
-
-
-def test_the_pieces_of_a_contributor_clip():
-    whole = ContributorSampledGaussian(noise_multiplier=1.0, rate=0.01)
-    assert split(whole, 2) == SampledGaussian(noise_multiplier=1.0, rate=0.01, entries=2)
-    assert split(whole, 1).guarantee(steps=10).epsilon(1e-5) == pytest.approx(whole.guarantee(steps=10).epsilon(1e-5))
-    for bad in (0, 1.5, True):
-        with pytest.raises(InputError):
-            split(whole, bad)
-    with pytest.raises(InputError, match="put together"):
-        split(Gaussian(1.0), 2)
 
 
 def test_a_declared_table():

@@ -200,3 +200,16 @@ def test_restating_keeps_figures_and_refuses_other_pairs():
     assert other.epsilon(1e-5) == pytest.approx(one.epsilon(1e-5))
     with pytest.raises(InputError, match="replace-one"):
         restate(one, "replace-one")
+
+
+def test_the_linkage_assumption_is_printed_with_its_figures():
+    """A person of the plan at epsilon 4 split into two pieces of 8: about 8.8."""
+    nih = plan(
+        epsilon=4.0, delta=1e-6, noise_multiplier=1.0, steps=2000, max_entries=16, histogram="none", denominator=100.0
+    )
+    made = certify(nih, name="s")
+    assert made.linkage is not None and "split into several contributors" in made.linkage.assumption
+    (row,) = [row for row in made.linkage.wrong_links if row.entries == 8]
+    assert row.epsilon == pytest.approx(4.0, abs=0.02) and row.split_in_2 == pytest.approx(8.8, abs=0.15)
+    assert row.split_in_3 > 13.5 and row.merged is not None and row.merged < row.epsilon
+    assert certify(nih, name="s", unit="entry").linkage is None

@@ -202,6 +202,8 @@ def test_our_figures_lying_together_is_found_by_the_second_opinion(folder, monke
         for row in document["classes"] + document["evaluation"]:
             row["epsilon"] *= 0.9
             row["epsilon_lower"] *= 0.9
+        for row in document["linkage"]["wrong_links"]:
+            row["epsilon"] *= 0.9
 
     tamper(folder, change)
     assert verify(folder, second_opinions=0).ok

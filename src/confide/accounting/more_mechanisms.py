@@ -349,6 +349,13 @@ class ReplaceSampledGaussian(Mechanism):
 
     The pair is a double mixture, shifts to the left by what is removed and to the right by what is inserted
     (Schuchardt et al. 2024, Theorem 3.8).
+
+    Parameters
+    ----------
+    noise_multiplier, rate, entries, clip_norm : float, float, int, float
+        As in `SampledGaussian`, of what is removed.
+    inserted, inserted_rate, inserted_clip_norm : int, float, float, optional
+        The same of what is inserted; None: as of what is removed.
     """
 
     noise_multiplier: float
@@ -357,6 +364,8 @@ class ReplaceSampledGaussian(Mechanism):
     inserted: int | None = None
     clip_norm: float = 1.0
     relation: str = "replace-one"
+    inserted_rate: float | None = None
+    inserted_clip_norm: float | None = None
     kind: ClassVar[str] = "replace-sampled-gaussian"
     relations: ClassVar[tuple[str, ...]] = ("replace-one",)
     assumed_public: ClassVar[tuple[str, ...]] = ("number of entries of the contributor",)
@@ -367,26 +376,38 @@ class ReplaceSampledGaussian(Mechanism):
         _count("entries", self.entries, 0)
         _count("inserted", self.entries if self.inserted is None else self.inserted, 0)
         _number("clip_norm", self.clip_norm, 0, math.inf)
+        if self.inserted_rate is not None:
+            _number("inserted_rate", self.inserted_rate, 0, 1)
+        if self.inserted_clip_norm is not None:
+            _number("inserted_clip_norm", self.inserted_clip_norm, 0, math.inf)
         self._check_relation()
+
+    def _sides(self) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+        """Return (shifts, weights) of what is removed and of what is inserted, shifts in the unit of the clip norms."""
+        clip = self.clip_norm if self.inserted_clip_norm is None else self.inserted_clip_norm
+        rate = self.rate if self.inserted_rate is None else self.inserted_rate
+        count = self.entries if self.inserted is None else self.inserted
+        found = []
+        for n, p, c in ((self.entries, self.rate, self.clip_norm), (count, rate, clip)):
+            w = binomial(int(n), float(p))
+            found.append((np.arange(len(w))[w > 0] * float(c), w[w > 0]))
+        return found[0], found[1]
 
     def pair(self) -> Pair:
         """Return sum_j w_j N(j, s^2) against sum_i w_i N(-i, s^2)."""
-        left, right = (
-            binomial(int(n), float(self.rate))
-            for n in (self.entries, self.entries if self.inserted is None else self.inserted)
-        )
-        c = float(self.clip_norm) / self.noise_multiplier
-        return DoubleMixturePair(
-            np.arange(len(right))[right > 0] * c, right[right > 0], np.arange(len(left))[left > 0] * c, left[left > 0]
-        )
+        (left, left_weights), (right, right_weights) = self._sides()
+        noise = self.noise_multiplier
+        return DoubleMixturePair(right / noise, right_weights, left / noise, left_weights)
 
     def rdp(self, orders: Floats = RDP_ORDERS) -> Floats:
         """Return a bound by the weak triangle inequality through "absent" (Mironov 2017, Proposition 11)."""
         a = np.asarray(orders, float)
-        n = max(self.entries, self.entries if self.inserted is None else self.inserted)
-        w = binomial(int(n), float(self.rate))
-        s = np.arange(len(w))[w > 0] * float(self.clip_norm)
-        # D_a(P, R) <= (a - 1/2) / (a - 1) D_2a(P, Q) + D_(2a - 1)(Q, R)
-        first = mixture_rdp(self.noise_multiplier, s, w[w > 0], 2 * a)
-        second = mixture_rdp(self.noise_multiplier, s, w[w > 0], 2 * a - 1)
+        # D_a(P, R) <= (a - 1/2) / (a - 1) D_2a(P, Q) + D_(2a - 1)(Q, R), in whichever direction is larger
+        sides = self._sides() if self.inserted is not None or self._unequal else self._sides()[:1]
+        first = np.max([mixture_rdp(self.noise_multiplier, s, w, 2 * a) for s, w in sides], axis=0)
+        second = np.max([mixture_rdp(self.noise_multiplier, s, w, 2 * a - 1) for s, w in sides], axis=0)
         return np.asarray((a - 0.5) / (a - 1) * first + second)
+
+    @property
+    def _unequal(self) -> bool:
+        return self.inserted_rate is not None or self.inserted_clip_norm is not None

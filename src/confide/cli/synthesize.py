@@ -29,7 +29,9 @@ def synthesize(
     """Reserve the price, learn the tables through noise, and write synthetic ones with certificate and report."""
     from confide.studies.synthesis_run import run_synthesis
 
-    outcome = run_synthesis(study, accept=lambda lines: ask(lines, yes), ledger_url=ledger, output=output)
+    outcome = run_synthesis(
+        study, accept=lambda lines: ask(lines, yes), ledger_url=ledger, output=output, resume=resume
+    )
     for line in outcome.lines:
         typer.echo(line)
     typer.echo("")

@@ -4,7 +4,8 @@ from confide.contributors.cyclic import CyclicSampler, group_of
 from confide.contributors.holdout import holdout_mask
 from confide.contributors.index import ContributorIndex
 from confide.contributors.keys import derive, new_key, ratchet
-from confide.contributors.linkage import BY_PSEUDONYM, Linkage, PrivateRecords, by_table, owners_of, split, wrong_links
+from confide.contributors.linkage import BY_PSEUDONYM, Linkage, PrivateRecords, by_table, owners_of
+from confide.contributors.mislinked import merged_guarantee, split, split_guarantee, wrong_links
 from confide.contributors.owners import AttributionGraph, refuse_shared
 from confide.contributors.samplers import ContributorSampler, Draw, EntrySampler, secret_subset
 
@@ -22,11 +23,13 @@ __all__ = [
     "derive",
     "group_of",
     "holdout_mask",
+    "merged_guarantee",
     "new_key",
     "owners_of",
     "ratchet",
     "refuse_shared",
     "secret_subset",
     "split",
+    "split_guarantee",
     "wrong_links",
 ]

@@ -1,12 +1,11 @@
-"""The same person across data sets: how ids are linked, and what a guarantee is worth where a link is wrong.
+"""The same person across data sets: how ids are linked, by a public rule.
 
->>> from confide.accounting import SampledGaussian
->>> eight = SampledGaussian(noise_multiplier=1.0, rate=0.0016, entries=8)
->>> [round(split(eight, pieces).guarantee(steps=2000).epsilon(1e-6), 1) for pieces in (1, 2, 3)]
-[4.0, 8.7, 14.1]
+>>> by_table(["17", "18"], {"17": "ann"}, data_set="x-rays")[0]
+['person:ann', 'x-rays:18']
 
 Correct linkage is an *assumption* of every guarantee per person, not a probability inside epsilon: it stands in the
-certificate in words, with the guarantee that is left for a person whom the linkage split, or merged with somebody.
+certificate in words, with the guarantee that is left for a person whom the linkage split, or merged with somebody
+(`confide.contributors.mislinked`).
 
 Three ways to link, each a public rule that is applied to one pair (or one id) at a time, so that nobody's presence
 changes how others are linked:
@@ -21,12 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from confide.accounting import Mechanism, SampledGaussian
-from confide.accounting.more_mechanisms import ContributorSampledGaussian
 from confide.errors import InputError, MissingExtraError
 
 
@@ -199,77 +196,6 @@ def owners_of(left: int, right: int, links: Iterable[tuple[int, int]]) -> list[t
         linked.setdefault(j, []).append(i)
     return owners + [
         tuple(f"left:{i}" for i in sorted(set(linked[j]))) if j in linked else (f"right:{j}",) for j in range(right)
-    ]
-
-
-def split(mechanism: Mechanism, pieces: int) -> Mechanism:
-    """Return what a step costs a person whom the linkage split into `pieces` contributors like this one.
-
-    Every piece flips coins of its own and is clipped on its own, so that the pieces' entries are entries of one person
-    at the rate of a smaller one.
-
-    Raises
-    ------
-    InputError
-        A mechanism whose pieces this function cannot put together.
-    """
-    if isinstance(pieces, bool) or not isinstance(pieces, int) or pieces < 1:
-        raise InputError(f"a person cannot be split into {pieces!r} pieces", expected="a whole number of at least 1")
-    if isinstance(mechanism, SampledGaussian):
-        return replace(mechanism, entries=mechanism.entries * pieces)
-    if isinstance(mechanism, ContributorSampledGaussian):
-        return SampledGaussian(
-            noise_multiplier=mechanism.noise_multiplier,
-            rate=mechanism.rate,
-            entries=pieces,
-            clip_norm=mechanism.clip_norm,
-            relation=mechanism.relation,
-        )
-    raise InputError(f"the pieces of a {mechanism.kind} cannot be put together", expected="a sampled Gaussian")
-
-
-def wrong_links(
-    mechanism_of: Callable[[int], Mechanism], entries: Sequence[int], *, steps: int, delta: float
-) -> list[dict[str, float]]:
-    """Return epsilon as planned, for a person split into 2 and 3 pieces, and for two people merged, by entry count.
-
-    Parameters
-    ----------
-    mechanism_of : callable
-        The plan's mechanism for a contributor with k entries (``lambda k: plan.mechanism(plan.class_of(k))``).
-    entries : sequence of int
-        Entries k of one piece.
-    steps : int
-        Steps of the plan.
-
-    Returns
-    -------
-    list of dict
-        Keys entries, planned, split_in_2, split_in_3, merged: a person with k entries who was merged with another such
-        person is drawn at the rate of 2k entries, and is protected at least as well.
-    """
-    rows = []
-    for k in entries:
-        base = mechanism_of(k)
-        row: dict[str, float] = {"entries": k, "planned": base.guarantee(steps=steps).epsilon(delta)}
-        for pieces in (2, 3):
-            row[f"split_in_{pieces}"] = split(base, pieces).guarantee(steps=steps).epsilon(delta)
-        merged = mechanism_of(2 * k)
-        if isinstance(merged, SampledGaussian) and merged.entries >= k:
-            # One of the two keeps k entries at the rate (or clip) that the plan gives to 2k.
-            merged = replace(merged, entries=min(k, merged.entries))
-        row["merged"] = merged.guarantee(steps=steps).epsilon(delta)
-        rows.append(row)
-    return rows
-
-
-def describe(rows: Sequence[Mapping[str, float]], delta: float) -> list[str]:
-    """Return the sentences a certificate prints about wrong links."""
-    return [
-        f"with {row['entries']:.0f} entries: epsilon {row['planned']:.1f} at delta {delta:g}; known as 2 contributors "
-        f"with that many each {row['split_in_2']:.1f}, as 3 {row['split_in_3']:.1f}; "
-        f"merged with another such person {row['merged']:.1f}"
-        for row in rows
     ]
 
 

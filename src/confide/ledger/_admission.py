@@ -128,6 +128,17 @@ class Admission(People):
             return [], None
         return caps, _levels.allowed(connection, purpose=purpose, recipient=recipient)
 
+    def check_recipient(self, recipient: str) -> None:
+        """Refuse a recipient without an allowance where allowances are declared; nothing is written.
+
+        Raises
+        ------
+        BudgetError
+            As `reserve` would.
+        """
+        with self._store.read() as connection:
+            self._caps(connection, purpose="", recipient=recipient, write=False)
+
     def _ledger_time(self, connection: sa.Connection) -> str:
         """Return the time that periods follow: the clock, but never earlier than the last entry of the journal.
 

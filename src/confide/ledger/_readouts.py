@@ -272,5 +272,14 @@ class ReadOuts(Admission):
 
 def _record(row: sa.Row[Any]) -> Record:
     return Record(
-        row.id, row.release, row.data_set, row.state, row.created, row.admitted, row.dropped, row.release_hash
+        row.id,
+        row.release,
+        row.data_set,
+        row.state,
+        row.created,
+        row.admitted,
+        row.dropped,
+        row.release_hash,
+        row.recipient,
+        row.purpose,
     )

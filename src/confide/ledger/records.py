@@ -72,6 +72,8 @@ class Record:
     admitted: int
     dropped: int
     release_hash: str | None
+    recipient: str | None = None
+    purpose: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -1,12 +1,13 @@
-"""``[ledger]`` of a study file: one declaration for every kind of study, so that all of them find the same ledger."""
+"""``[ledger]`` and ``[linkage]`` of a study file: one declaration for every kind of study."""
 
 from __future__ import annotations
 
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from confide.contributors import BY_PSEUDONYM, Linkage
 from confide.data import without_password
 
 
@@ -47,3 +48,36 @@ class LedgerSection(BaseModel):
     def flow(self) -> dict[str, str]:
         """What `Ledger.reserve` takes of it."""
         return {"sender": self.sender, "recipient": self.recipient, "purpose": self.purpose}
+
+    @property
+    def declared(self) -> bool:
+        """Whether anything was said about the flow, so that the certificate states it."""
+        return any(self.flow.values())
+
+
+class LinkageSection(BaseModel):
+    """``[linkage]``: how the entries of one person came to carry one contributor id, for the certificate.
+
+    Attributes
+    ----------
+    method : "pseudonym", "table" or "private records"
+        Equal pseudonyms (the default), a declared table of ids, or private record linkage made beforehand.
+    rule : str, optional
+        The public rule that each decision followed; needed for everything but pseudonyms.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["pseudonym", "table", "private records"] = "pseudonym"
+    rule: str | None = None
+
+    @model_validator(mode="after")
+    def _a_rule(self) -> LinkageSection:
+        if self.method != "pseudonym" and not (self.rule or "").strip():
+            raise ValueError('needs a rule: the public rule by which people were linked, rule = "..."')
+        return self
+
+    @property
+    def linkage(self) -> Linkage:
+        """What the certificate states."""
+        return Linkage(self.method, self.rule or BY_PSEUDONYM.rule)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from confide.accounting import Guarantee, compose
+from confide.contributors import BY_PSEUDONYM, Linkage
 from confide.errors import InputError
 from confide.release.certificate import (
     NOT_RECORDED,
@@ -24,11 +25,13 @@ from confide.release.certificate import (
     Certificate,
     Citation,
     ClassGuarantee,
+    FlowFacts,
     LedgerReference,
     PaidMetric,
     Part,
     Spent,
 )
+from confide.release.linking import linkage_facts
 from confide.release.rebuild import exchanged, restate
 from confide.release.words import ADVERSARY, NOT_COVERED, RELATION_MEANING, TRUSTED, UNIT_MEANING
 
@@ -132,6 +135,8 @@ def certify(
     cite: Citation | None = None,
     created: datetime | None = None,
     versions: Mapping[str, str] | None = None,
+    flow: FlowFacts | None = None,
+    linkage: Linkage = BY_PSEUDONYM,
 ) -> Certificate:
     """State the guarantee of a release made with `plan`.
 
@@ -157,6 +162,11 @@ def certify(
         The reservation that was charged; None stamps the certificate "not recorded".
     not_covered : iterable of str
         Further limits, added to the standing list.
+    flow : FlowFacts, optional
+        Who receives the release and what for.
+    linkage : Linkage
+        How the entries of a person were found to be one person's; what wrong links cost is worked out here. Left out
+        where the unit is an entry.
 
     Returns
     -------
@@ -174,6 +184,10 @@ def certify(
             where="plan.relation",
             expected=", ".join(RELATION_MEANING),
         )
+    classes = _classes(plan, [guarantee for _, guarantee in charged])
+    described = plan.to_dict()
+    clip_unit = str(described.get("clip_unit", "contributor"))
+    linked = None if unit == "entry" else linkage_facts(linkage, classes, clip_unit=clip_unit, delta=plan.delta)
     moment = (created or datetime.now(UTC)).astimezone(UTC)
     marks = list(dict.fromkeys(stamps))
     for needed, stamp in (
@@ -195,9 +209,9 @@ def certify(
         adversary=ADVERSARY,
         trusted=tuple(trusted),
         delta=plan.delta,
-        plan=plan.to_dict(),
+        plan=described,
         plan_fingerprint=plan.fingerprint(),
-        classes=_classes(plan, [guarantee for _, guarantee in charged]),
+        classes=classes,
         assumed_public=tuple(assumed_public),
         spent=tuple(spent for spent, _ in charged),
         not_covered=(*NOT_COVERED, *not_covered),
@@ -206,6 +220,8 @@ def certify(
         precision=precision,
         versions=dict(versions) if versions is not None else library_versions(),
         ledger=ledger,
+        flow=flow,
+        linkage=linked,
         cite=cite or _citation(name, moment),
     )
 

@@ -148,6 +148,37 @@ class LedgerReference(Fact):
     reservation: str = Field(description="reservation to look up in that ledger")
 
 
+class FlowFacts(Fact):
+    """Who receives this release and what for, as the ledger's register of information flows has it."""
+
+    sender: str = ""
+    recipient: str = ""
+    purpose: str = ""
+    attributes: tuple[str, ...] = Field(default=(), description="what the release was computed from")
+
+
+class WrongLinks(Fact):
+    """What holds for people of one class where the linkage of ids is wrong, at the certificate's delta."""
+
+    entries: int = Field(ge=0, description="entries of each piece, or of each of two people")
+    epsilon: Epsilon = Field(description="as stated for the class, where links are right")
+    split_in_2: Epsilon = Field(description="a person known as two contributors with so many entries each")
+    split_in_3: Epsilon = Field(description="a person known as three")
+    merged: Epsilon | None = Field(
+        default=None, description="a person taken for one contributor together with another such person"
+    )
+
+
+class LinkageFacts(Fact):
+    """How the entries of one person were found to be one person's: an assumption of every guarantee here."""
+
+    method: str
+    rule: str
+    assumption: str
+    wrong_links: tuple[WrongLinks, ...] = Field(default=(), description="what the assumption is worth where it fails")
+    note: str = ""
+
+
 class Citation(Fact):
     """How to cite this release."""
 
@@ -190,6 +221,10 @@ class Certificate(Fact):
     versions: dict[str, str] = Field(default_factory=dict)
     artefacts: dict[str, str] = Field(default_factory=dict, description="file name -> SHA-256 of its bytes")
     ledger: LedgerReference | None = None
+    flow: FlowFacts | None = Field(default=None, description="who receives it and what for, if that was declared")
+    linkage: LinkageFacts | None = Field(
+        default=None, description="how people were linked, and what wrong links cost; none where the unit is an entry"
+    )
     cite: Citation
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from confide.release import crosscheck
 from confide.release.build import facts_of
 from confide.release.certificate import Certificate, ClassGuarantee, Facts, Part
 from confide.release.folder import CERTIFICATE_FILE, Release
+from confide.release.linking import wrong_links_of
 from confide.release.rebuild import guarantee_of
 from confide.release.schema import shipped_schema
 
@@ -116,6 +117,7 @@ def verify(
         *_files(release),
         *_plan(c),
         *_figures(c),
+        *_linkage(c),
         *_second(c, asked),
         *_ledger(release, ledger),
     )
@@ -316,6 +318,30 @@ def _figure_differs(facts: Facts, found: dict[str, Any]) -> str | None:
     return None
 
 
+def _linkage(c: Certificate) -> Iterator[Check]:
+    """Work out again what wrong links cost."""
+    for row in c.linkage.wrong_links if c.linkage is not None else ():
+        clip_unit = str(c.plan.get("clip_unit", "contributor"))
+        try:
+            found = [
+                wrong_links_of(one, c.classes, clip_unit=clip_unit, delta=c.delta)
+                for one in c.classes
+                if one.entries == row.entries
+            ]
+        except ConfideError:
+            found = []
+        same = any(
+            _close(row.epsilon, again.epsilon)
+            and _close(row.split_in_2, again.split_in_2)
+            and _close(row.split_in_3, again.split_in_3)
+            and (row.merged is None) == (again.merged is None)
+            and (row.merged is None or again.merged is None or _close(row.merged, again.merged))
+            for again in found
+        )
+        detail = "recomputed for people split or merged" if same else "are not what the class gives when computed again"
+        yield Check(f"wrong links, k={row.entries}", same, detail)
+
+
 def _second(c: Certificate, asked: Sequence[ClassGuarantee]) -> Iterator[Check]:
     if not crosscheck.available():
         yield Check("dp_accounting", True, "not installed: no second opinion (extra 'verify')", asked=False)
@@ -358,6 +384,19 @@ def _ledger(release: Release, ledger: LedgerView | None) -> Iterator[Check]:
         same = recorded == release.digest
         detail = f"recorded this certificate as {receipt.reservation}" if same else "recorded another certificate"
         yield Check("ledger", same, detail)
+        yield from _flow(release.certificate, ledger)
+
+
+def _flow(c: Certificate, ledger: LedgerView) -> Iterator[Check]:
+    """Compare who receives the release with the ledger's register."""
+    look_up = getattr(ledger, "reservation", None)
+    if look_up is None or c.ledger is None:
+        return
+    found = look_up(c.ledger.reservation)
+    stated = ("", "") if c.flow is None else (c.flow.recipient, c.flow.purpose)
+    same = (found.recipient or "", found.purpose or "") == stated
+    detail = "as the register of flows has them" if same else "are not those that the ledger reserved for"
+    yield Check("recipient and purpose", same, detail)
 
 
 def _stated(c: Certificate) -> Iterator[tuple[str, Facts]]:

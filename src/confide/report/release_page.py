@@ -82,6 +82,8 @@ def release_report(certificate: Certificate, study_text: str = "", *, extra: Seq
         Section("attacker", "What an attacker could do at best", _attacker(c)),
         Section("plan", "How it was made", _plan(c)),
         Section("worth", "What the result is worth", _worth(c)),
+        Section("linkage", "If a person's ids were linked wrongly", _linkage(c)),
+        Section("flow", "Who receives it", _flow(c)),
         Section("public", "Assumed public", _public(c)),
         Section("spent", "Learnt from the data and paid for", _spent(c)),
         Section("limits", "What this does not cover", _limits(c)),
@@ -397,6 +399,37 @@ def _public(c: Certificate) -> str:
             [[fact.what, _value(fact.value), fact.source] for fact in c.assumed_public],
         ).html()
     )
+
+
+def _linkage(c: Certificate) -> str:
+    linkage = c.linkage
+    if linkage is None:
+        return ""
+    said = paragraph(f"Assumed, and no part of epsilon: {linkage.assumption}.")
+    if not linkage.wrong_links:
+        return said + (paragraph(linkage.note[:1].upper() + linkage.note[1:] + ".") if linkage.note else "")
+    return (
+        said
+        + Table(
+            [Column("entries"), Column("as stated"), Column("split in 2"), Column("split in 3"), Column("merged")],
+            [
+                [number(row.entries), *map(epsilon, (row.epsilon, row.split_in_2, row.split_in_3, row.merged))]
+                for row in linkage.wrong_links
+            ],
+        ).html()
+        + paragraph(
+            f"Epsilon at delta {scientific(c.delta)} of a person known as two or three contributors with so many "
+            "entries each, and of a person taken for one contributor together with another such person."
+        )
+    )
+
+
+def _flow(c: Certificate) -> str:
+    if c.flow is None:
+        return ""
+    said = [("from", c.flow.sender), ("to", c.flow.recipient), ("for", c.flow.purpose)]
+    said.append(("computed from", ", ".join(c.flow.attributes)))
+    return facts([(name, text) for name, text in said if text])
 
 
 def _spent(c: Certificate) -> str:

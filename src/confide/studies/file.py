@@ -28,7 +28,7 @@ from pydantic import (
 
 from confide.data import ColumnSpec, SourceSpec
 from confide.errors import InputError, nearest
-from confide.ledger.section import LedgerSection
+from confide.ledger.section import LedgerSection, LinkageSection
 from confide.planning import Search, resolve_strategy
 from confide.studies.section import Section as _Section
 from confide.studies.training_section import Quantile, TrainingSection
@@ -304,6 +304,7 @@ class Study(_Section):
     search: SearchSection | None = None
     evaluation: EvaluationSection = EvaluationSection()
     ledger: LedgerSection = LedgerSection()
+    linkage: LinkageSection = LinkageSection()
     output: OutputSection = OutputSection()
     engine: EngineSection = EngineSection()
 

@@ -1,14 +1,16 @@
-"""Before a study of any kind begins: its draft is confirmed, and its ledger is open."""
+"""Before a study of any kind begins: its draft is confirmed, its ledger is open, and its release has an addressee."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from confide.errors import InputError
 from confide.ledger import Ledger
+from confide.release import FlowFacts
 
 
 def refuse_unconfirmed(text: str, *, where: str, otherwise: str = "--rehearse runs without") -> None:
@@ -38,6 +40,39 @@ class HasLedger(Protocol):
     @property
     def ledger(self) -> Any:
         """Its `url` and `key_file`."""
+
+
+def check_ledger(study: HasLedger, base: Path, url: str | None) -> None:
+    """Open the ledger and close it again, before anything slow is loaded: a wrong address, key or recipient shows.
+
+    Raises
+    ------
+    InputError
+        No ledger was named, there is none at that place, or the key is another ledger's.
+    BudgetError
+        Allowances are declared and the study names no recipient that has one.
+    """
+    with open_ledger(study, base, url) as ledger:
+        ledger.check_recipient(study.ledger.recipient)
+
+
+def attributes_of(study: Any) -> tuple[str, ...]:
+    """Return the names of the columns that a study reads; they are public, and travel with the release."""
+    columns: Mapping[str, Any] | None = getattr(study, "columns", None)
+    if columns is not None:
+        return tuple(columns)
+    sections = [study.patients, study.visits, *study.events.values()]
+    return tuple(dict.fromkeys(name for section in sections if section is not None for name in section.columns))
+
+
+def flow_of(study: Any) -> dict[str, Any]:
+    """Return what `Ledger.reserve` writes into the register of flows for a study."""
+    return {**study.ledger.flow, "attributes": attributes_of(study)}
+
+
+def stated_flow(study: Any) -> FlowFacts | None:
+    """Return what the certificate says about who receives the release; None where the study says nothing."""
+    return FlowFacts(**flow_of(study)) if study.ledger.declared else None
 
 
 def open_ledger(study: HasLedger, base: Path, url: str | None) -> Ledger:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from confide.studies.file import Paid, Study, load_study
 from confide.studies.follow import Lead, follow
 from confide.studies.measure import measure, paid_auroc, train_through
 from confide.studies.models import build_model, fixed_features, loss_for, probabilities, require_torch
-from confide.studies.opening import open_ledger, refuse_unconfirmed
+from confide.studies.opening import check_ledger, flow_of, open_ledger, refuse_unconfirmed
 from confide.studies.people import classes_for, dataset_of
 from confide.studies.predict import paid_temperature, predictor_of
 from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
@@ -90,6 +91,8 @@ def run_study(
     else:
         study, text, base = load_study(path), path.read_text(encoding="utf-8"), path.parent
         refuse_unconfirmed(text, where=str(path))
+        if os.environ.get("RANK", "0") == "0":  # of several processes only the first knows the ledger
+            check_ledger(study, base, ledger_url)
     require_torch()
     from confide.training import Ranks, join
 
@@ -227,7 +230,7 @@ class _Run:
             classes=[cost.guarantee()],
             data_set=self.data_set(),
             exhausted="drop",
-            **self.study.ledger.flow,
+            **flow_of(self.study),
             idempotency_key=f"{self.state.name}/entry-counts",
         )
         self.state.histogram_reservation = reservation.id
@@ -277,7 +280,7 @@ class _Run:
                 classes=classes,
                 data_set=self.data_set(),
                 exhausted=self.study.ledger.exhausted,
-                **self.study.ledger.flow,
+                **flow_of(self.study),
                 idempotency_key=self.state.name,
             )
         except (BudgetError, InputError):
@@ -630,7 +633,7 @@ class _Run:
                 classes=[guarantee],
                 data_set=self.data_set(),
                 exhausted="drop",
-                **self.study.ledger.flow,
+                **flow_of(self.study),
                 idempotency_key=f"{self.state.name}/{what}",
             )
         except BudgetError:

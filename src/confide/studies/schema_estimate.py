@@ -26,7 +26,7 @@ from confide.data.convert import Origin, numbers, text_of
 from confide.errors import InputError
 from confide.mechanisms import NoiseSource, OSNoise, private_selection, select_partitions
 from confide.mechanisms.released import owner_codes, shares
-from confide.studies.opening import open_ledger
+from confide.studies.opening import flow_of, open_ledger
 from confide.synthesis.draft import MARK
 from confide.synthesis.meter import gaussian_mu
 from confide.synthesis.sections import PatientsSection, VisitsSection
@@ -156,7 +156,7 @@ def estimate_schema(
             classes=[guarantee],
             data_set=" + ".join(sorted({section.label for _, _, section in sources.values()})),
             exhausted="drop",
-            **study.ledger.flow,
+            **flow_of(study),
         )
         ledger.start(reservation.id)
         admitted = set(np.asarray(people)[np.asarray(reservation.admitted, dtype=bool)].tolist())

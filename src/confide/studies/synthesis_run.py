@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from confide.accounting import Gaussian, Guarantee
-from confide.errors import InputError, RunError
+from confide.errors import BudgetError, InputError, RunError
 from confide.evaluation import split_contributors
 from confide.mechanisms import OSNoise, SecureNoise, SeededNoise
 from confide.release import LedgerReference, Release
 from confide.report import guarantee_sentence
 from confide.studies import state
-from confide.studies.opening import open_ledger, refuse_unconfirmed
+from confide.studies.opening import check_ledger, flow_of, open_ledger, refuse_unconfirmed
 from confide.synthesis import Meter, NoisyModel, Panel
 from confide.synthesis.coding import Bools, Coded, read_coded
 from confide.synthesis.journal import FileJournal
@@ -148,6 +148,7 @@ def run_synthesis(
     )
     study.check_useful()
     base = path.parent
+    check_ledger(study, base, ledger_url)
     plan, levels = plan_of(study)
     everybody = read_coded(study, base=base)  # refuses bad data before anything is spent
     held_out = set_aside(study, everybody)
@@ -172,15 +173,21 @@ def run_synthesis(
             reservation = ledger.resume(run.reservation, coded.ids.tolist())
         else:
             accept(price_lines(study))
-            reservation = ledger.reserve(
-                release=study.name,
-                contributors=coded.ids.tolist(),
-                class_of=class_of,
-                classes=[plan.guarantee(level) for level in plan.classes],
-                data_set=data_set_of(study),
-                exhausted=study.ledger.exhausted,
-                **study.ledger.flow,
-            )
+            state.save(internal, run)  # a run that is killed while it reserves finds its reservation by its key
+            try:
+                reservation = ledger.reserve(
+                    release=study.name,
+                    contributors=coded.ids.tolist(),
+                    class_of=class_of,
+                    classes=[plan.guarantee(level) for level in plan.classes],
+                    data_set=data_set_of(study),
+                    exhausted=study.ledger.exhausted,
+                    **flow_of(study),
+                    idempotency_key=run.name,
+                )
+            except (BudgetError, InputError):
+                state.forget(internal, run)
+                raise
             run.reservation, run.stage = reservation.id, "reserved"
             state.save(internal, run)
         ledger.start(reservation.id)

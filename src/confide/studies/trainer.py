@@ -8,14 +8,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from confide.contributors import BY_PSEUDONYM, Linkage
 from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.planning import Plan
-from confide.release import AssumedPublic, LedgerReference, Release, certify, write_release
+from confide.release import AssumedPublic, FlowFacts, LedgerReference, Release, certify, write_release
 from confide.report import (
     BatchSizes,
     Curve,
@@ -66,6 +68,11 @@ class Trainer:
         Name of the data for the ledger's history.
     exhausted : {"drop", "refuse"}
         What happens when contributors have no balance left.
+    recipient, purpose, sender, attributes : str, str, str, sequence of str
+        Who receives the release, what for, from whom, and what it was computed from: for the ledger's register of
+        flows, its allowances and consent levels, and the certificate.
+    linkage : Linkage
+        How the entries of one person came to carry one contributor id, for the certificate.
     **settings
         Passed to `confide.PrivateRun`: ``options``, ``noise``, ``seed``, ``scheduler``, ``example``, ``on_nonfinite``,
         ``progress``, ``methods`` (snapshots then leave as ``snapshots.safetensors``, named ``<number>/<parameter>``).
@@ -84,6 +91,11 @@ class Trainer:
         assumed_public: Mapping[str, Any] | None = None,
         data_set: str = "data",
         exhausted: str = "drop",
+        recipient: str = "",
+        purpose: str = "",
+        sender: str = "",
+        attributes: Sequence[str] = (),
+        linkage: Linkage = BY_PSEUDONYM,
         **settings: Any,
     ) -> None:
         require_torch()
@@ -91,6 +103,9 @@ class Trainer:
         self.name, self.output, self.data_set, self.exhausted = name, Path(output), data_set, exhausted
         self.assumed_public = dict(assumed_public or {})
         self._ledger, self._settings = ledger, settings
+        self.linkage = linkage
+        self.flow: dict[str, Any] = {"sender": sender, "recipient": recipient, "purpose": purpose}
+        self.flow["attributes"] = tuple(attributes)
 
     def fit(self, data: ContributorDataset) -> Release:
         """Reserve, train, write the release and commit.
@@ -112,6 +127,7 @@ class Trainer:
         """
         from confide.training import PrivateRun, Ranks
 
+        self._check_ledger()
         # refuse what cannot be private before anything is spent
         alone = {**self._checkable(), "ranks": Ranks()}
         PrivateRun(self.model, self.loss, self.optimizer, self.plan, data, **alone).rehearse()
@@ -119,6 +135,17 @@ class Trainer:
         if not ranks.first:
             return self._follow(data, ranks)
         return Lead(ranks).release(lambda lead: self._fit(data, lead))
+
+    def _check_ledger(self) -> None:
+        """Find a wrong ledger or recipient before anything slow happens; of several processes the first knows it."""
+        if self._ledger is None or os.environ.get("RANK", "0") != "0":
+            return
+        ledger = Ledger.open(self._ledger) if isinstance(self._ledger, str) else self._ledger
+        try:
+            ledger.check_recipient(str(self.flow["recipient"]))
+        finally:
+            if isinstance(self._ledger, str):
+                ledger.close()
 
     def _join(self) -> Ranks:
         from confide.training import EngineOptions, join
@@ -154,6 +181,7 @@ class Trainer:
                     classes=classes,
                     data_set=self.data_set,
                     exhausted=self.exhausted,
+                    **self.flow,
                 )
                 admitted, reservation = held.admitted, held.id
                 on_start = _starter(ledger, held.id)
@@ -209,6 +237,8 @@ class Trainer:
             testing_only=result.testing_only,
             precision=result.arithmetic,
             ledger=receipt,
+            flow=FlowFacts(**self.flow) if any(self.flow.values()) else None,
+            linkage=self.linkage,
         )
         internal = result.internal
         figures = InternalFigures(

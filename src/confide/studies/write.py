@@ -15,6 +15,7 @@ from confide.release import AssumedPublic, LedgerReference, PaidMetric, Release,
 from confide.report import InternalFigures, guarantee_sentence, internal_report, release_report
 from confide.studies import search
 from confide.studies.file import BudgetColumn, Study
+from confide.studies.opening import stated_flow
 from confide.studies.prepare import schema_of
 from confide.studies.search import WINNER_FILE
 
@@ -49,6 +50,8 @@ def assemble(
         testing_only=testing_only,
         precision=arithmetic or str(next(model.parameters()).dtype).removeprefix("torch."),
         ledger=receipt,
+        flow=stated_flow(study),
+        linkage=study.linkage.linkage,
         # the end of a search minus its beginning, which the folder is named for, would tell the number of runs
         created=None if study.search is None else begun_at(final_name),
     )

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from confide.data.spec import explain
 from confide.errors import InputError, UnreachableError, nearest
-from confide.ledger.section import LedgerSection
+from confide.ledger.section import LedgerSection, LinkageSection
 from confide.synthesis.base import RowRule, Synthesizer
 from confide.synthesis.columns import SynthesisColumn
 from confide.synthesis.declared_rules import Columns, Rule, row_rule
@@ -152,6 +152,7 @@ class SynthesisStudy(_Section):
     sample: SampleSection = SampleSection()
     evaluation: EvaluationSection = EvaluationSection()
     ledger: LedgerSection = LedgerSection()
+    linkage: LinkageSection = LinkageSection()
     output: SynthesisOutput = SynthesisOutput()
 
     @model_validator(mode="after")
