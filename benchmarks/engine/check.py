@@ -41,7 +41,7 @@ def plain_error(model, high, work, x, y, loss, autocast):  # type: ignore[no-unt
 
 
 def repeated(device: torch.device, times: int = 50) -> bool:
-    """The kernels that fetch boxes, on large batches again and again: the same bits each time, and those of the other."""
+    """The kernels that fetch boxes, on large batches again and again: the same bits each time."""
     from confide.training.engine.fast import _triton_convolution as kernel
 
     fine = True
