@@ -60,10 +60,10 @@ def filled(file: Path | Ledger, people: int = 400) -> Ledger:
 
 
 @contextlib.contextmanager
-def running(ledger: Ledger, releases: Path | None = None) -> Iterator[Server]:
+def running(ledger: Ledger, releases: Path | None = None, tls: Any = None) -> Iterator[Server]:
     """Serve a ledger on a free port."""
-    book = Book(ledger, releases)
-    server = Server(("127.0.0.1", 0), lambda port: Site(book, Gate(TOKEN, {"127.0.0.1", "localhost"}, port)))
+    book, names = Book(ledger, releases), {"127.0.0.1", "localhost"}
+    server = Server(("127.0.0.1", 0), lambda port: Site(book, Gate(TOKEN, names, port, tls=tls is not None)), tls)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -173,6 +173,66 @@ def test_data_sets_have_names_and_members(new, tmp_path, url, key):
     ledger.verify()
 
 
+def test_a_data_set_grows_and_what_was_released_stays(new, tmp_path):
+    ledger = new()
+    first = ledger.create_data_set("x-rays", PEOPLE[:10], entries=[1] * 10, linkage={"method": "pseudonym"})
+    classes = [gaussian(0.1 * k) for k in (1, 2, 3)]
+    kept = ledger.reserve(release="r1", contributors=first, class_of=first.entries.astype(int) - 1, classes=classes)
+    before = [ledger.history(person) for person in PEOPLE]
+    used = ledger.used(PEOPLE)
+    # Two new people, and two known ones with more entries than before.
+    grown = ledger.extend_data_set("x-rays", [PEOPLE[0], PEOPLE[1], PEOPLE[12], "new"], entries=[2, 3, 1, 300])
+    assert len(grown) == 12 and sorted(grown.entries.tolist()) == [1] * 9 + [2, 3, 300]
+    assert grown.linkage == {"method": "pseudonym"} and ledger.data_set("x-rays").entries.dtype == np.uint16
+    assert [ledger.history(person) for person in PEOPLE] == before and (ledger.used(PEOPLE) == used).all()
+    ledger.start(kept.id)
+    assert ledger.resume(kept.id, first).admitted.all()
+    ledger.commit(kept.id, release_hash="ab" * 32)
+    # The next release is charged by the new version.
+    of = np.minimum(grown.entries.astype(int), 3) - 1
+    again = ledger.reserve(release="r2", contributors=grown, class_of=of, classes=classes)
+    assert again.admitted.all()
+    assert [spend.guarantee for spend in ledger.history(PEOPLE[1])] == [classes[0], classes[2]]
+    assert len(ledger.history(PEOPLE[12])) == 1 and len(ledger.history(PEOPLE[2])) == 2
+    (row,) = ledger.data_sets()
+    assert (row["contributors"], row["version"]) == (12, 2)
+    # The same again changes nothing, from a file as well.
+    pl.DataFrame({"id": ["new", PEOPLE[0]], "n": [300, 2]}).write_parquet(tmp_path / "ids.parquet")
+    ledger.extend_data_set_from_parquet("x-rays", tmp_path / "ids.parquet", "id", entries="n")
+    assert ledger.data_sets()[0]["version"] == 2
+    ledger.verify()
+    ledger.erase([PEOPLE[0], "new"])
+    assert ledger.data_sets()[0]["contributors"] == 10 and len(ledger.data_set("x-rays")) == 10
+    ledger.extend_data_set("x-rays", ["later"])
+    assert ledger.data_sets()[0] | {"created": ""} == {
+        "name": "x-rays",
+        "contributors": 11,
+        "linkage": {"method": "pseudonym"},
+        "created": "",
+        "version": 3,
+    }
+    ledger.verify()
+
+
+@pytest.mark.parametrize(
+    ("name", "people", "entries", "text"),
+    [
+        ("absent", ["a"], None, "no data set"),
+        ("d", [], None, "at least one"),
+        ("d", ["b", "b"], None, "twice"),
+        ("d", ["a"], [2], "fewer entries"),
+        ("d", ["a"], [0], "entries"),
+    ],
+)
+def test_a_data_set_never_shrinks(new, name, people, entries, text):
+    ledger = new()
+    ledger.create_data_set("d", ["a"], entries=[3])
+    with pytest.raises(InputError, match=text):
+        ledger.extend_data_set(name, people, entries=entries)
+    assert ledger.data_set("d").entries.tolist() == [3] and ledger.status().journal == 3
+    ledger.verify()
+
+
 @pytest.mark.parametrize(
     ("name", "people", "entries", "text"),
     [

@@ -35,18 +35,22 @@ def data_set(
     file: Annotated[Path | None, typer.Argument(metavar="FILE.parquet", help="One row a contributor.")] = None,
     contributor: Annotated[str, typer.Option(help="The column with the ids, as text.")] = "contributor",
     entries: Annotated[str | None, typer.Option(help="The column with each contributor's number of entries.")] = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="A new version of a data set: new people, and more entries of known ones.")
+    ] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Name a data set and keep who is in it, from a Parquet file of ids; or list the data sets."""
+    """Name a data set and keep who is in it, from a Parquet file of ids; or add to it; or list the data sets."""
     with open_ledger(url, key) as ledger:
         if name is not None:
             if file is None:
                 raise InputError(
                     "a new data set needs a file of ids", expected="confide ledger data-set NAME FILE.parquet"
                 )
-            made = ledger.create_data_set_from_parquet(name, file, contributor, entries=entries)
+            make = ledger.extend_data_set_from_parquet if add else ledger.create_data_set_from_parquet
+            made = make(name, file, contributor, entries=entries)
             typer.echo(f"{name}: {len(made)} contributors (internal)")
             return
         rows = ledger.data_sets()
@@ -54,7 +58,9 @@ def data_set(
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
-        typer.echo(f"{row['name']}: {row['contributors']} contributors, made {row['created']} (internal)")
+        typer.echo(
+            f"{row['name']}, version {row['version']}: {row['contributors']} people, made {row['created']} (internal)"
+        )
 
 
 @app.command("level")

@@ -23,6 +23,16 @@ def serve(
     releases: Annotated[
         Path | None, typer.Option(help="Folder of releases, to show the facts of their certificates.")
     ] = None,
+    cert: Annotated[
+        Path | None, typer.Option("--cert", help="PEM certificate (chain): the pages are then served over TLS.")
+    ] = None,
+    cert_key: Annotated[
+        Path | None, typer.Option("--cert-key", help="Its private key, if it is not in the same file.")
+    ] = None,
+    without_tls: Annotated[
+        bool,
+        typer.Option("--without-tls", help="Beyond this machine in clear: only behind a web server that speaks TLS."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log refusals only, not every page.")] = False,
     url: Url = None,
     key: Key = None,
@@ -34,23 +44,38 @@ def serve(
 
     from confide.cli.web.book import Book
     from confide.cli.web.gate import Gate
-    from confide.cli.web.server import Server, Site
+    from confide.cli.web.server import Server, Site, tls_context
 
     if host not in _LOOPBACK and not name:
         raise InputError(
             f"{host} can be reached from other machines",
             expected="--name HOST, the name under which browsers will reach it",
-            remedy="put it behind a web server with TLS; the token and the figures travel in clear without",
         )
+    if host not in _LOOPBACK and cert is None and not without_tls:
+        raise InputError(
+            f"{host} can be reached from other machines, and the token and the figures would travel in clear",
+            expected="--cert FILE.pem with --cert-key FILE.pem",
+            remedy="or put it behind a web server that speaks TLS, and say so with --without-tls",
+        )
+    if cert is None and cert_key is not None:
+        raise InputError("a key without its certificate", expected="--cert FILE.pem --cert-key FILE.pem")
+    tls = None if cert is None else tls_context(cert, cert_key)
     if releases is not None and not releases.is_dir():
         raise InputError("there is no such folder", where=str(releases))
     token = secrets.token_urlsafe(32)
     names = {"127.0.0.1", "localhost", "[::1]"} if host in _LOOPBACK else set()
-    names |= {one.lower() for one in name or []}
+    outside = {one.lower() for one in name or []}
+    names |= outside
     with open_ledger(url, key) as ledger:
         book = Book(ledger, releases)
         try:
-            server = Server((host, port), lambda bound: Site(book, Gate(token, names, bound)))
+            server = Server(
+                (host, port),
+                lambda bound: Site(
+                    book, Gate(token, names, bound, outside=outside if without_tls else None, tls=tls is not None)
+                ),
+                tls,
+            )
         except OSError as error:
             raise RunError(
                 f"cannot listen on {host} port {port}: {error.strerror}", remedy="choose another --port"
@@ -63,7 +88,7 @@ def serve(
         log.propagate = False
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"INTERNAL  {ledger.where}")
-        typer.echo(f"open   http://{(name or [shown])[0]}:{server.server_port}/")
+        typer.echo(f"open   {'http' if tls is None else 'https'}://{(name or [shown])[0]}:{server.server_port}/")
         typer.echo(f"token  {token}")
         typer.echo("Ctrl-C ends it; nothing is written to the ledger")
         sys.stdout.flush()

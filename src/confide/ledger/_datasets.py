@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from confide.errors import InputError
+from confide.errors import InputError, RunError
 from confide.ledger import _chunks, _journal, _keys
 from confide.ledger import _schema as schema
-from confide.ledger._people import People
+from confide.ledger._people import People, check_unique
 from confide.ledger.records import Cohort, DataSet
 
 
@@ -79,11 +80,7 @@ class DataSets(People):
         if not isinstance(name, str) or not name:
             raise InputError("the data set has no name", expected="a non-empty text")
         count = len(who)
-        if not count:
-            raise InputError("a data set needs at least one contributor")
-        amounts = np.ones(count, dtype=np.uint8) if entries is None else np.asarray(entries)
-        if amounts.shape != (count,) or not np.issubdtype(amounts.dtype, np.integer) or amounts.min() < 1:
-            raise InputError("entries do not fit the contributors", expected=f"{count} whole numbers of at least 1")
+        amounts = _amounts(count, entries)
         with self._store.write() as connection:
             self._check_key(connection)
             if connection.execute(sa.select(schema.data_set.c.name).where(schema.data_set.c.name == name)).first():
@@ -107,6 +104,95 @@ class DataSets(People):
         self._remember(entry)
         return self._as_set(name, codes, linkage)
 
+    def extend_data_set(
+        self, name: str, contributors: Sequence[str] | Cohort, *, entries: npt.ArrayLike | None = None
+    ) -> DataSet:
+        """Make a new version of a data set: new contributors, and more entries of those who are in it already.
+
+        Nobody leaves a data set (other than by erasure) and nobody's entries become fewer. Releases that were made
+        on an earlier version keep who was in them; the journal keeps the digest of every version.
+
+        Parameters
+        ----------
+        contributors : sequence of str or Cohort, length n
+            Who is new or has more entries than before, each once.
+        entries : array of int, shape (n,), optional
+            Entries of each of them in the new version, old ones included; default: 1 each.
+
+        Raises
+        ------
+        InputError
+            The data set is unknown; an id is missing or there twice; entries do not fit, or are fewer than before.
+        """
+        self._extend(name, self._hashed(contributors), entries)
+        return self.data_set(name)
+
+    def extend_data_set_from_parquet(
+        self, name: str, file: str | Path, column: str, *, entries: str | None = None
+    ) -> DataSet:
+        """Make a new version of a data set from the ids in a column of a Parquet file; see `extend_data_set`."""
+        tokens = _keys.tokens_of_parquet(self._keys, Path(file), column)
+        self._extend(name, tokens, None if entries is None else _keys.whole_numbers_of_parquet(Path(file), entries))
+        return self.data_set(name)
+
+    def _extend(self, name: str, who: Cohort | npt.NDArray[np.uint64], entries: npt.ArrayLike | None) -> None:
+        amounts = _amounts(len(who), entries)
+        with self._store.write() as connection:
+            self._check_key(connection)
+            row = self._set_row(connection, name)
+            numbers, total = self._resolve(connection, who, register=True)
+            check_unique(numbers, total)
+            present = dict(_chunks.manifest_of_set(connection, name).chunks)
+            order = np.argsort(numbers, kind="stable")
+            chunk_of = numbers[order] // _chunks.CHUNK
+            replaced: set[str] = set()
+            added = 0
+            for chunk in np.unique(chunk_of).tolist():
+                here = order[np.searchsorted(chunk_of, chunk) : np.searchsorted(chunk_of, chunk, side="right")]
+                at, wanted = numbers[here] % _chunks.CHUNK, amounts[here]
+                before = _chunks.one_blob(connection, present[chunk]) if chunk in present else np.empty(0, np.uint8)
+                codes = np.zeros(max(len(before), int(at.max()) + 1), dtype=np.int64)
+                codes[: len(before)] = before
+                if (wanted < codes[at]).any():
+                    raise InputError(
+                        "somebody would have fewer entries than before",
+                        where=f"data set {name!r}",
+                        expected="the number of entries in the new version, old ones included",
+                        remedy="name another data set, or erase people who have to leave (`confide ledger erase`)",
+                    )
+                added += int(np.count_nonzero(codes[at] == 0))
+                codes[at] = wanted
+                narrow = codes.astype(_chunks.width_of(int(codes.max())))
+                digest = _chunks.write_chunk(self._store, connection, narrow)
+                if present.get(chunk) == digest:
+                    continue
+                replaced |= {present[chunk]} if chunk in present else set()
+                member = {"data_set": name, "chunk": chunk, "digest": digest}
+                self._store.insert_or_replace(connection, schema.data_set_member, [member])
+            _chunks.drop_unused(connection, replaced)
+            values = {
+                "members": _chunks.manifest_of_set(connection, name).digest,
+                "contributors": row.contributors + added,
+            }
+            if values["members"] == row.members:
+                return  # a repetition changes nothing
+            table = schema.data_set
+            if connection.execute(sa.update(table).where(table.c.name == name).values(**values)).rowcount != 1:
+                raise RunError("this account may not change a data set", where=self.where)
+            entry = _journal.append(connection, self._keys, "data_set_grow", {"name": name, "added": added, **values})
+        self._remember(entry)
+
+    def _set_row(self, connection: sa.Connection, name: str) -> sa.Row[Any]:
+        row = connection.execute(sa.select(schema.data_set).where(schema.data_set.c.name == name)).first()
+        if row is None:
+            names = connection.execute(sa.select(schema.data_set.c.name).order_by(schema.data_set.c.name)).scalars()
+            raise InputError(
+                f"the ledger knows no data set {name!r}",
+                expected=", ".join(names) or "none was made yet",
+                remedy="make it: confide ledger data-set NAME FILE.parquet --contributor COLUMN",
+            )
+        return row
+
     def _as_set(self, name: str, codes: npt.NDArray[Any], linkage: dict[str, Any] | None) -> DataSet:
         pieces = [
             (np.flatnonzero(codes[start : start + _chunks.CHUNK]) + start).astype(np.uint32)
@@ -123,14 +209,7 @@ class DataSets(People):
             It is unknown.
         """
         with self._store.read() as connection:
-            row = connection.execute(sa.select(schema.data_set).where(schema.data_set.c.name == name)).first()
-            if row is None:
-                names = connection.execute(sa.select(schema.data_set.c.name).order_by(schema.data_set.c.name)).scalars()
-                raise InputError(
-                    f"the ledger knows no data set {name!r}",
-                    expected=", ".join(names) or "none was made yet",
-                    remedy="make it: confide ledger data-set NAME FILE.parquet --contributor COLUMN",
-                )
+            row = self._set_row(connection, name)
             pieces, entries = [], []
             for chunk, digest in _chunks.manifest_of_set(connection, name).chunks:
                 codes = _chunks.one_blob(connection, digest)
@@ -148,15 +227,29 @@ class DataSets(People):
         )
 
     def data_sets(self) -> list[dict[str, Any]]:
-        """Return name, number of contributors (internal), linkage and time of every data set."""
+        """Return name, number of contributors (internal), linkage, time and version of every data set."""
+        table = schema.journal
         with self._store.read() as connection:
             rows = connection.execute(sa.select(schema.data_set).order_by(schema.data_set.c.name)).all()
+            grown = connection.execute(sa.select(table.c.body).where(table.c.action == "data_set_grow")).scalars()
+            versions = Counter(json.loads(body)["name"] for body in grown)
         return [
             {
                 "name": r.name,
                 "contributors": r.contributors,
                 "linkage": None if r.linkage is None else json.loads(r.linkage),
                 "created": r.created,
+                "version": 1 + versions[r.name],
             }
             for r in rows
         ]
+
+
+def _amounts(count: int, entries: npt.ArrayLike | None) -> npt.NDArray[np.integer[Any]]:
+    """Return the entries of each contributor, checked."""
+    if not count:
+        raise InputError("a data set needs at least one contributor")
+    amounts = np.ones(count, dtype=np.uint8) if entries is None else np.asarray(entries)
+    if amounts.shape != (count,) or not np.issubdtype(amounts.dtype, np.integer) or amounts.min() < 1:
+        raise InputError("entries do not fit the contributors", expected=f"{count} whole numbers of at least 1")
+    return amounts

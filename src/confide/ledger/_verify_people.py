@@ -99,6 +99,9 @@ def _check_data_sets(connection: sa.Connection, entries: Entries) -> None:
     for entry in entries:
         if entry.action == "data_set":
             wanted[entry.body["name"]] = dict(entry.body)
+        elif entry.action == "data_set_grow":
+            body = entry.body
+            wanted[body["name"]] |= {"members": body["members"], "contributors": body["contributors"]}
         elif entry.action == "erase":
             for name, (digest, left) in entry.body["data_sets"].items():
                 wanted[name] |= {"members": digest, "contributors": left}

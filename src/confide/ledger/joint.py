@@ -16,7 +16,10 @@ person.
 Where people are not linked across sites nobody knows s, so everybody is charged the mixture at the largest s declared.
 
 Every site's ledger records the joint event once, under the joint release's name: later local releases compose with it,
-and a composition over several ledgers (`together`) counts it once.
+and a composition over several ledgers (`together`) counts it once. Each ledger enforces its own cap over what it knows;
+what a person spends in local releases of another site is shown by `together` and enforced by nobody, because every site
+would have to tell the others each local release of each person beforehand. One cap for all sites is agreed on as caps
+that add up to it.
 """
 
 from __future__ import annotations

@@ -53,11 +53,28 @@ class Session:
 class Gate:
     """The token and the sessions of one server. Only hashes of both are kept."""
 
-    def __init__(self, token: str, names: set[str], port: int) -> None:
+    def __init__(
+        self, token: str, names: set[str], port: int, *, outside: set[str] | None = None, tls: bool = False
+    ) -> None:
+        """Keep the token's hash.
+
+        Parameters
+        ----------
+        names : set of str
+            Names under which this server is reached at its own port.
+        outside : set of str, optional
+            Of these, those under which a web server in front of it is reached, at the usual port.
+        tls : bool
+            Whether this server itself speaks TLS.
+        """
         self._token = _hash(token)
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
         self._lock = threading.Lock()
-        self.hosts = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
+        self.hosts = {f"{name}:{port}" for name in names} | (names if port == (443 if tls else 80) else set())
+        self.hosts |= outside or set()
+        self._schemes = ("https",) if tls else ("http", "https")
+        self._secure = "; Secure" if tls or outside else ""
+        self.headers = HEADERS | ({"Strict-Transport-Security": "max-age=31536000"} if tls else {})
         # Cookies do not know ports: two ledgers on one machine must not overwrite each other's.
         self.cookie = f"confide_{port}"
 
@@ -65,11 +82,13 @@ class Gate:
         """Whether a request names this server; a page elsewhere whose name was re-bound to this address does not."""
         return host is not None and host.lower() in self.hosts
 
-    def right_origin(self, origin: str | None, site: str | None, scheme: tuple[str, ...] = ("http", "https")) -> bool:
+    def right_origin(self, origin: str | None, site: str | None) -> bool:
         """Whether a form was sent from our own page; browsers say so, other clients say nothing."""
         if site is not None and site not in ("same-origin", "none"):
             return False
-        return origin is None or any(origin.lower() == f"{one}://{host}" for one in scheme for host in self.hosts)
+        return origin is None or any(
+            origin.lower() == f"{scheme}://{host}" for scheme in self._schemes for host in self.hosts
+        )
 
     def login(self, token: str) -> str | None:
         """Return the cookie of a new session for the right token, else None."""
@@ -80,7 +99,7 @@ class Gate:
             self._sessions[_hash(name)] = Session(now, now)
             while len(self._sessions) > _SESSIONS:
                 self._sessions.popitem(last=False)
-        return f"{self.cookie}={name}; Path=/; HttpOnly; SameSite=Strict; Max-Age={int(LONGEST)}"
+        return f"{self.cookie}={name}; Path=/; HttpOnly; SameSite=Strict; Max-Age={int(LONGEST)}{self._secure}"
 
     def session(self, cookies: str | None) -> Session | None:
         """Return the session that a Cookie header names, if it lives."""
@@ -103,7 +122,7 @@ class Gate:
         if name is not None:
             with self._lock:
                 self._sessions.pop(_hash(name), None)
-        return f"{self.cookie}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"
+        return f"{self.cookie}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0{self._secure}"
 
     def _named(self, cookies: str | None) -> str | None:
         try:

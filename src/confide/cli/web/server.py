@@ -6,17 +6,19 @@ import contextlib
 import logging
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 from confide.cli.web import figures, pages
 from confide.cli.web.book import Book
-from confide.cli.web.gate import HEADERS, Gate, Session
+from confide.cli.web.gate import Gate, Session
 from confide.errors import ConfideError, InputError
 from confide.ledger.export import csv_text, releases_csv
 
@@ -267,7 +269,7 @@ class Handler(BaseHTTPRequestHandler):
         body = answer.body.encode("utf-8")
         with contextlib.suppress(ConnectionError, TimeoutError):
             self.send_response_only(answer.status)
-            for name, value in {**HEADERS, **answer.headers}.items():
+            for name, value in {**self.server.site.gate.headers, **answer.headers}.items():
                 self.send_header(name, value)
             self.send_header("Content-Type", f"{answer.kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
@@ -284,10 +286,16 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], make: Callable[[int], Site]) -> None:
+    def __init__(
+        self, address: tuple[str, int], make: Callable[[int], Site], tls: ssl.SSLContext | None = None
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.room = threading.BoundedSemaphore(_AT_ONCE)
         super().__init__(address, Handler)
+        if tls is not None:
+            # The handshake happens in the thread of the connection and within its time limit, never in the one that
+            # accepts: somebody who connects and says nothing must not keep others out.
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.site = make(int(self.server_address[1]))
 
     def server_bind(self) -> None:
@@ -300,3 +308,32 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log that a connection broke, and nothing of it."""
         log.warning("a connection broke")
+
+
+def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """Return what speaks TLS 1.2 or newer with a certificate (chain) and its private key, both PEM.
+
+    Raises
+    ------
+    InputError
+        A file is missing, the two do not fit, the key is encrypted, or others may read it.
+    """
+    key = key or certificate
+    for file in (certificate, key):
+        if not file.is_file():
+            raise InputError("there is no such file", where=str(file), expected="a certificate and its key as PEM")
+    if key.stat().st_mode & 0o007:
+        raise InputError(
+            "the private key of the certificate can be read by others", where=str(key), remedy=f"chmod 640 {key}"
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise InputError(
+            "the certificate cannot be used",
+            where=str(certificate),
+            expected="a PEM certificate and its private key, the key not encrypted",
+        ) from error
+    return context
