@@ -21,6 +21,7 @@ from confide.studies import gallery  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 FINDINGS = ROOT / "src" / "confide" / "studies" / "gallery" / "findings"
+COMPARATOR = Path(__file__).with_name("opacus_pneumonia.json")
 PAGE = ROOT / "docs" / "gallery.md"
 
 
@@ -56,9 +57,35 @@ def page() -> str:
             ends = "" if f.low is None or f.high is None else f"{f.low:.4g} to {f.high:.4g}"
             paper = "" if f.paper is None else f"{f.paper:.4g}" if isinstance(f.paper, float) else str(f.paper)
             lines.append(f"| {f.what} | {paper} | {f.ours:.4g} | {ends} | {f.note} |")
+        if name == "pneumonia":
+            lines += comparator(found)
         torch = f", torch {found.versions['torch']}" if "torch" in found.versions else ""
         lines += ["", f"{found.seconds:g} s on {found.machine}{torch}, {found.date}."]
     return "\n".join(lines) + "\n"
+
+
+def comparator(found: gallery.Finding) -> list[str]:
+    """Return what plain Opacus reached beside the study `pneumonia`, where it was run."""
+    if not COMPARATOR.exists():
+        return [
+            "",
+            "*Beside it.* Plain Opacus with ResNet-18-GN was not run: `benchmarks/studies/opacus_pneumonia.py`.",
+        ]
+    said = []
+    for row in sorted(json.loads(COMPARATOR.read_text())["rows"], key=lambda row: -row["epsilon"]):
+        ours = next(f for f in found.figures if f.what == f"test AUC, epsilon {row['epsilon']:g}")
+        auc, low, high = row["auc"]
+        said.append(
+            f"test AUC {auc:.3f} ({low:.3f} to {high:.3f}, {row['seeds']} seeds) at epsilon {row['epsilon']:g}, "
+            f"{ours.ours - auc:+.3f} for ours"
+        )
+    one = row
+    return [
+        "",
+        f"*Beside it.* Plain Opacus {one['opacus']} with ResNet-18 and group norm ({one['epochs']} epochs, batch "
+        f"{one['batch']}, learning rate chosen on validation images): {'; '.join(said)} "
+        f"(`benchmarks/studies/opacus_pneumonia.py`, {one['machine']}).",
+    ]
 
 
 def say(line: str) -> None:
