@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from clinic import Clinic
 
 from confide.cli import main
 from confide.errors import InputError
-from confide.studies import evaluate_model, load_study
+from confide.ledger import Ledger
+from confide.studies import evaluate_model, load_study, run_study
 
 GROUPS = 'subgroups = {sex = "sex", pressure = {column = "pressure", cuts = [130]}}\nvalidation = 0.3\n'
 
@@ -79,3 +82,61 @@ def test_command_line(clinic: Clinic, capsys: pytest.CaptureFixture[str]) -> Non
     assert "internal report" in shown
     assert "2 models cannot be told apart" in shown
     assert main(["evaluate", str(folder), "--budgets", "much"]) == 2
+
+
+_VOLUMES = """
+version = 1
+name = "volumes"
+[[data]]
+source = "volumes.npz"
+contributor = "patient"
+images = {array = "scans", size = [10, 9, 8]}
+[columns.finding]
+role = "label"
+classes = [0, 1]
+positive = [1]
+[public]
+max_entries = 2
+max_contributors = 60
+[privacy]
+epsilon = 8.0
+delta = 1e-3
+strategy = "contributor"
+noise_multiplier = 1.0
+steps = 2
+[model]
+name = "slices"
+[model.options]
+features = 8
+heads = 2
+backbone_options = {widths = [4], groups = 2}
+[optimizer]
+name = "sgd"
+lr = 0.1
+[evaluation]
+holdout = 0.4
+[ledger]
+url = "sqlite:///ledger.sqlite"
+"""
+
+
+def test_slice_weights_of_both_models_are_drawn_over_the_volume(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "volumes.npz",
+        scans=rng.integers(0, 256, (60, 8, 9, 10), dtype=np.uint8),
+        finding=np.arange(60) % 2,
+        patient=np.array([f"p{i // 2}" for i in range(60)]),
+    )
+    (tmp_path / "study.toml").write_text(_VOLUMES)
+    Ledger.create(f"sqlite:///{tmp_path}/ledger.sqlite", cap_epsilon=30.0, cap_delta=0.1).close()
+    release = run_study(tmp_path / "study.toml", device="cpu").release
+    found = evaluate_model(release.path, device="cpu")
+    curves = found.figures.slices
+    assert {c.y_label: len(c.x) for c in curves} == {"depth": 8, "height": 9, "width": 10}
+    for label in ("this release, with the finding", "this release, without", "non-private, without"):
+        mine = [c for c in curves if c.label == label]
+        assert len(mine) == 3
+        assert sum(v for c in mine for v in c.y if v is not None) == pytest.approx(27, rel=1e-4)  # 1 is the mean
+    assert found.report.read_text().count("Slices along the") >= 3
+    assert "Which slices mattered" not in (release.path / "report.html").read_text()

@@ -9,6 +9,7 @@ from confide.report.format import Column, Table, interval, number, percent
 from confide.report.page import beside, bullets, paragraph
 from confide.report.svg import DotRow, Series, dot_chart, plot
 
+_LONG = 20
 _WORDS = {
     "positive_rate_difference": "positive rate, group minus everybody else (statistical parity difference)",
     "accuracy_difference": "accuracy, group minus everybody else (some authors call it statistical parity difference)",
@@ -52,6 +53,8 @@ def groups_section(f: InternalFigures) -> str:
     names = ("attribute", "group", "model", "figure")
     columns = [*(Column(n, "left") for n in names), Column("value"), Column("interval"), Column("people")]
     table = Table(columns, rows).html() if rows else ""
+    if len(rows) > _LONG:
+        table = f"<details><summary>All {len(rows)} figures as a table</summary>{table}</details>"
     return text + bullets(f.group_notes) + beside([c for c in charts if c]) + table
 
 
@@ -160,6 +163,35 @@ def budgets_section(f: InternalFigures) -> str:
             )
         ]
     )
+
+
+def slices_section(f: InternalFigures) -> str:
+    """Mean weight of every slice along the three axes of a volume."""
+    if not f.slices:
+        return ""
+    text = paragraph(
+        "Mean attention over held-out volumes, times the number of slices: 1 is what every slice would have if all "
+        "weighed the same. Weights may be compared within volumes of one size. They speak of slices, not of voxels, "
+        "and a model that answers badly looks anywhere."
+    )
+    charts = []
+    for axis in dict.fromkeys(c.y_label for c in f.slices):
+        mine = [c for c in f.slices if c.y_label == axis]
+        last = max(_f(c.x[-1]) for c in mine)
+        top = max(_f(v) for c in mine for v in c.y)
+        charts.append(
+            plot(
+                [
+                    *(Series(c.label, [_f(v) for v in c.x], [_f(v) for v in c.y], "line") for c in mine),
+                    Series("all slices alike", [1.0, last], [1.0, 1.0], "guide"),
+                ],
+                title=f"Slices along the {axis}",
+                x_label="number of the slice",
+                y_label="relative weight",
+                y_range=(0.0, 1.1 * max(top, 1.0)),
+            )
+        )
+    return text + beside(charts)
 
 
 def _f(value: float | None) -> float:

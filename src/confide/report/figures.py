@@ -180,6 +180,8 @@ class InternalFigures(Figure):
         Figures by declared group, and how they were made.
     multiplicity : Multiplicity
     budgets : list of Measured
+    slices : list of Curve
+        Mean weight of every slice by model and class; curves with the same `y_label` (the orientation) share a plot.
     events : list of Event
     data : DataReport
     timing : dict of str to float
@@ -202,6 +204,7 @@ class InternalFigures(Figure):
     group_notes: list[str] = []
     multiplicity: Multiplicity | None = None
     budgets: list[Measured] = Field(default=[], description="AUROC of models made for other budgets, named 'epsilon 4'")
+    slices: list[Curve] = []
     events: list[Event] = []
     data: DataReport | None = None
     timing: dict[str, float] = {}

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from confide.report.evaluation_sections import budgets_section, deferral_chart, groups_section, multiplicity_section
+from confide.report.evaluation_sections import (
+    budgets_section,
+    deferral_chart,
+    groups_section,
+    multiplicity_section,
+    slices_section,
+)
 from confide.report.figures import BatchSizes, Curve, DataReport, InternalFigures, Measured, Number, Reliability
 from confide.report.format import Column, Table, interval, number, plural
 from confide.report.page import UNPROTECTED, Section, beside, bullets, facts, page, paragraph
@@ -41,6 +47,7 @@ def internal_report(figures: InternalFigures | Mapping[str, Any]) -> str:
         Section("groups", "Groups of people", groups_section(f)),
         Section("multiplicity", "What depends on chance", multiplicity_section(f.multiplicity)),
         Section("budgets", "Other budgets", budgets_section(f)),
+        Section("slices", "Which slices mattered", slices_section(f)),
         Section("learning", "Learning", _learning(f)),
         Section("events", "What was counted", _events(f)),
         Section("data", "The data", _data(f.data) if f.data is not None else ""),
@@ -232,6 +239,7 @@ def _data(d: DataReport) -> str:
         ).html()
     if d.entry_counts:
         ks = sorted(d.entry_counts)
+        narrow = (max(0.0, ks[0] - 2.0), ks[-1] + 2.0) if ks[-1] - ks[0] < 4 else None  # else the ticks fall between
         text += beside(
             [
                 plot(
@@ -239,6 +247,7 @@ def _data(d: DataReport) -> str:
                     title="Entries per contributor",
                     x_label="entries of one contributor (k)",
                     y_label="contributors",
+                    x_range=narrow,
                 )
             ]
         )

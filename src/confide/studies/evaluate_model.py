@@ -37,6 +37,7 @@ from confide.evaluation import (
     youden_threshold,
 )
 from confide.evaluation import multiplicity as mult
+from confide.evaluation.fairness import MINIMUM
 from confide.planning import Plan, plan
 from confide.release import Release
 from confide.report import InternalFigures, internal_report
@@ -53,6 +54,7 @@ from confide.studies.prepare import (
     prepare,
     schema_of,
 )
+from confide.studies.slice_weights import slice_curves
 
 F64 = npt.NDArray[np.float64]
 _BINS = 15
@@ -147,15 +149,17 @@ def evaluate_model(
         )
     rows = _rows(declared, prepared)
     held_features = prepared.table.features[prepared.held_out]
-    of_release = np.asarray(
-        probabilities(load(release, base=base).model, held_features, outputs=outputs), dtype=np.float64
-    )
+    released = load(release, base=base).model
+    of_release = np.asarray(probabilities(released, held_features, outputs=outputs), dtype=np.float64)
     private = Plan.from_dict(loaded.certificate.plan)
+
+    made: dict[str, Any] = {"this release": released}
 
     def train(how: str, under: Plan | None) -> F64:
         model = build_model(declared, inputs=prepared.table.input_shape, outputs=outputs, base=base)
         if under is None:
             fit_plainly(declared, prepared, model, outputs, watcher)
+            made[how] = model
         else:
             fit_with(declared, prepared, under, model, outputs, watcher, device, what=how)
         return np.asarray(probabilities(model, held_features, outputs=outputs), dtype=np.float64)
@@ -165,6 +169,8 @@ def evaluate_model(
     found: dict[str, Any] = _calibration(rows, {"this release": of_release, "non-private": plain})
     groups, notes = _groups(declared, prepared, rows, {"this release": of_release, "non-private": plain}, threshold)
     found["groups"], found["group_notes"] = groups, [chosen, *notes]
+    shown = ~rows.validation_entries
+    found["slices"] = slice_curves(made, held_features[shown], rows.entry_labels[shown])
     if members:
         others = [train(f"model {i + 1} of {members} with other noise", private) for i in range(members)]
         found["multiplicity"] = _multiplicity(declared, prepared, rows, [of_release, *others], threshold, private)
@@ -252,7 +258,7 @@ def _calibration_metrics(rows: _Rows, of_release: F64, plain: F64, figures: Inte
             chance = null_ece(s, bins=_BINS, draws=500)
             out.append(
                 Measured(
-                    model="by chance, if perfectly calibrated",
+                    model="by chance, if calibrated",
                     metric=f"ECE per entry ({_BINS} bins)",
                     value=chance.mean,
                     low=0.0,
@@ -362,7 +368,12 @@ def _multiplicity(
     for attribute, (member, _) in _members_of(study, prepared, rows).items():
         of_row = member if rows.unit == "entry" else _first(member, rows.of_entry)
         report = ensemble_report(said, rows.labels[test], groups=of_row[test].tolist())
-        by_group |= {f"{attribute}: {name}": value for name, value in report.coverage_by_group.items()}
+        people = {name: len(set(rows.owners[test & (of_row == name)].tolist())) for name in report.coverage_by_group}
+        by_group |= {
+            f"{attribute}: {name}": value
+            for name, value in report.coverage_by_group.items()
+            if people[name] >= MINIMUM  # as for all other figures of a group
+        }
     report = ensemble_report(said, rows.labels[test])
     consistent = mult.self_consistency(said) if len(said) > 1 else np.ones(int(test.sum()))
     worst = max(private.classes, key=lambda c: c.epsilon)
