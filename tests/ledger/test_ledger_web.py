@@ -241,7 +241,7 @@ class TestWhatIsShown:
         done = next(r for r in ledger.reservations() if r.release == "survival table")
         text = client.get(f"/releases/{done.id}")[2]
         receipt = ledger.receipt(done.id)
-        assert receipt.seal in text and "ef" * 32 in text and "Gaussian(noise_multiplier=1.6" in text
+        assert receipt.seal in text and "ef" * 32 in text and "gaussian (noise multiplier 1.6" in text
         open_ = next(r for r in ledger.reservations() if r.state == "started")
         assert "nothing has left" in client.get(f"/releases/{open_.id}")[2]
         assert client.get("/releases/0123456789abcdef")[0] == 404

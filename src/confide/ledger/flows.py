@@ -82,12 +82,14 @@ class Flow:
         return bool(self.parents)
 
     def bits(self) -> float:
-        """Return the bound in bits for the class with the largest; 0 for a derived flow."""
+        """Return the bound in bits for the class with the largest; 0 for a derived flow and one that never began."""
+        if self.state == "aborted":
+            return 0.0  # given back before anything was read: nothing flows
         return max((bits(guarantee) for guarantee in self.guarantees), default=0.0)
 
     def tradeoff(self, fpr: Sequence[float] = CURVE) -> list[float]:
         """Return the least false negative rate of any membership test, the smallest of all classes."""
-        if not self.guarantees:
+        if not self.guarantees or self.state == "aborted":
             return [1.0 - rate for rate in fpr]
         curves = [guarantee.tradeoff(np.asarray(fpr, dtype=float)) for guarantee in self.guarantees]
         return [float(value) for value in np.min(curves, axis=0)]

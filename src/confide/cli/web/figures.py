@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -60,7 +61,11 @@ def timeline(records: Sequence[Record]) -> Figure:
     first = min(when, default=None)
     seconds = [(w - first).total_seconds() if first else 0.0 for w in when]
     span = max(seconds, default=0.0)
-    unit, size = ("minutes", 60.0) if span < 7200 else ("hours", 3600.0) if span < 3 * 86400 else ("days", 86400.0)
+    units = (
+        *(("seconds", 1.0, 120.0), ("minutes", 60.0, 7200.0)),
+        *(("hours", 3600.0, 3 * 86400.0), ("days", 86400.0, math.inf)),
+    )
+    unit, size = next((name, length) for name, length, most in units if span < most)
     along = [s / size for s in seconds]
     last = max(along, default=0.0) or 1.0
     since = "" if first is None else first.strftime("%Y-%m-%d" if unit == "days" else "%Y-%m-%d %H:%M UTC")

@@ -55,6 +55,17 @@ def _css() -> str:
         "td time { white-space: nowrap; }\n"
         "td .long { display: inline-block; min-width: 30ch; }\n"
         ".login { max-width: 480px; }\n"
+        "@media (max-width: 600px) {\n"
+        " .cards-on-phones { overflow-x: visible; }\n"
+        " .cards-on-phones :is(table, tbody, tr) { display: block; }\n"
+        " .cards-on-phones thead { display: none; }\n"
+        " .cards-on-phones tr { border-bottom: 1px solid var(--rule); padding: 8px 0; }\n"
+        " .cards-on-phones td, .cards-on-phones td.right { display: grid; grid-template-columns: 12ch 1fr;"
+        " gap: 0 10px; border: 0; padding: 1px 0; text-align: left; max-width: none; white-space: normal;"
+        " overflow-wrap: anywhere; }\n"
+        " .cards-on-phones td::before { content: attr(data-label); color: var(--soft); }\n"
+        " td .long, td:first-child a { min-width: 0; }\n"
+        "}\n"
     )
 
 
@@ -209,8 +220,31 @@ def release(book: Book, found: ReleaseDetail) -> str:
     return whole(r.release, top + classes + drawn + receipt + _certificate(book, found))
 
 
+def _linked(linkage: Any) -> str:
+    """Say on what rule a certificate's guarantees per person rest, and what is left where it fails."""
+    if not isinstance(linkage, dict):
+        return "not stated"
+    rows = [row for row in linkage.get("wrong_links", []) if isinstance(row, dict)]
+    said = [
+        f"with {row.get('entries')} entries, split in 2: epsilon {epsilon(float(row.get('split_in_2', 'nan')))}"
+        for row in rows
+    ]
+    return "; ".join([str(linkage.get("rule", "")), *said])
+
+
 def _mechanism(guarantee: Any) -> str:
-    return "; ".join(f"{steps:,} × {part}" for part, steps in guarantee.parts)
+    return "; ".join(f"{steps:,} × {_in_words(part.to_dict())}" for part, steps in guarantee.parts)
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    kind = str(values.pop("mechanism")).replace("-", " ")
+    values.pop("relation", None)
+    said = [
+        f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
+        for name, value in values.items()
+        if value is not None and not isinstance(value, dict)
+    ]
+    return f"{kind} ({', '.join(said)})" if said else kind
 
 
 def _time(created: str) -> Markup:
@@ -235,6 +269,7 @@ def _certificate(book: Book, found: ReleaseDetail) -> str:
     pairs += [
         ("largest epsilon of a class", str(max((c.get("epsilon", 0) for c in classes), key=float, default="–"))),
         ("assumed public", "; ".join(str(a.get("what", a)) for a in held.get("assumed_public", [])) or "nothing"),
+        ("how people were linked", _linked(held.get("linkage"))),
         ("not covered", "; ".join(map(str, held.get("not_covered", []))) or "nothing"),
         ("stamps", "; ".join(map(str, held.get("stamps", []))) or "none"),
     ]
@@ -344,18 +379,18 @@ def journal(book: Book, checked: Checked | None) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """Return a table that scrolls within itself on a phone; texts are escaped unless made here."""
+    """Return a table, each row a card on a phone; texts are escaped unless made here."""
 
     def cell(i: int, value: str) -> str:
         text = value if isinstance(value, Markup) else escape(value)
-        return f'<td class="{"right" if i in right else "left"}">{text}</td>'
+        return f'<td class="{"right" if i in right else "left"}" data-label="{escape(heads[i])}">{text}</td>'
 
     head = "".join(
         f'<th scope="col" class="{"right" if i in right else "left"}">{escape(h)}</th>' for i, h in enumerate(heads)
     )
     body = "".join("<tr>" + "".join(cell(i, v) for i, v in enumerate(row)) + "</tr>" for row in rows)
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table><thead><tr>'
+        '<div class="scroll cards-on-phones" tabindex="0" role="region" aria-label="Table"><table><thead><tr>'
         f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
