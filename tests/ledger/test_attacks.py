@@ -31,7 +31,8 @@ NASTY = [
 @pytest.mark.parametrize("text", NASTY)
 def test_every_name_is_a_value_never_code(new, text):
     ledger = new()
-    ledger.create_data_set(text, [*PEOPLE, text], linkage={"method": text})
+    ledger.create_data_set(text, [*PEOPLE[1:], text], linkage={"method": text})
+    assert len(ledger.extend_data_set(text, [PEOPLE[0], text], entries=[1, 2])) == 11
     ledger.define_level(text, cap_epsilon=4.0, purposes=[text], recipients=[text])
     ledger.set_allowance(text, cap_epsilon=4.0, cap_delta=1e-6)
     ledger.set_consent([text], text)
@@ -172,3 +173,26 @@ def test_a_clock_in_the_future_gives_no_lifetime_balance(new, monkeypatch):
     assert admitted < 8 and ledger.remaining(PEOPLE[0]).epsilon <= 2.0
     ledger.verify()
     assert gaussian(0.2).epsilon(1e-6) > 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE data_set_member SET digest = (SELECT digest FROM membership LIMIT 1)",
+        "UPDATE data_set SET contributors = 10",
+        "DELETE FROM journal WHERE action = 'data_set_grow'",
+        "UPDATE journal SET body = replace(body, '\"added\":2', '\"added\":3') WHERE action = 'data_set_grow'",
+    ],
+)
+def test_a_data_set_put_back_to_an_earlier_version_is_found(tmp_path, statement):
+    file = tmp_path / "l.sqlite"
+    with Ledger.create(file, cap_epsilon=8, cap_delta=1e-6) as ledger:
+        ledger.create_data_set("d", PEOPLE, entries=[3] * len(PEOPLE))
+        take(ledger, PEOPLE, 0.1)  # keeps the packed list of the first version, or one like it, in use
+        ledger.extend_data_set("d", ["new", "newer"])
+        ledger.verify()
+        with sqlite3.connect(file) as raw:
+            assert raw.execute(statement).rowcount > 0
+        raw.close()
+        with pytest.raises(VerificationError):
+            ledger.verify()

@@ -75,6 +75,7 @@ def test_the_engineer_reserves_and_changes_nothing_else(server):
         lambda: engineer.set_allowance("x", cap_epsilon=8.0, cap_delta=1e-6),
         lambda: engineer.erase(PEOPLE[:1]),
         lambda: engineer.rotate_key(),
+        lambda: engineer.extend_data_set("d", ["later"]),
         lambda: roles.apply(engineer),
     ):
         with pytest.raises(ConfideError):
