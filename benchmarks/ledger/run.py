@@ -234,6 +234,35 @@ def admission() -> list[dict[str, object]]:
     return rows
 
 
+def designs() -> list[dict[str, object]]:
+    """Other rules for small caps: two orders (relative to the best Gaussian one), shares of delta, part set apart.
+
+    Returns for each the ratio cap / tight epsilon of twenty equal releases that just fill the cap; the first design of
+    each cap is the ledger's.
+    """
+    rows: list[dict[str, object]] = []
+    for cap in (2.0, 4.0):
+        made = Filter.design(cap, 1e-6)
+        best = 1 + (made.orders[1] - 1) / 0.9
+        for relative in ((0.6, 0.9), (0.7, 0.95), (0.45, 0.7), (0.7, 0.7)):
+            for shares, apart in (((0.2, 0.7), 0.1), ((0.3, 0.5), 0.2), ((0.35, 0.35), 0.3), ((0.05, 0.15), 0.8)):
+                orders = tuple(round(1 + (best - 1) * part, 4) for part in relative)
+                rule = Filter(cap, 1e-6, orders, tuple(1e-6 * share for share in shares), 1e-6 * apart)
+                row: dict[str, object] = {"cap": cap, "orders": relative, "shares": shares, "apart": apart}
+                for name in ("small", "noise 0.8", "low noise"):
+                    noise, rate, _ = PLANS[name]
+                    step = SampledGaussian(noise_multiplier=noise, rate=rate)
+                    low, high = 0, 10**5
+                    while high - low > max(1, low // 100):
+                        steps = (low + high) // 2
+                        charge = rule.charge(step.guarantee(steps=steps)).astype(np.uint64)
+                        low, high = (steps, high) if rule.admits((20 * charge)[None, :])[0] else (low, steps)
+                    row[name] = cap / step.guarantee(steps=20 * low).epsilon_interval(1e-6)[0] if low else None
+                rows.append(row)
+                print(row, flush=True)
+    return rows
+
+
 def main() -> None:
     """Run and write results.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -242,15 +271,17 @@ def main() -> None:
     parser.add_argument("--url")
     parser.add_argument("--postgresql", action="store_true", help="start a PostgreSQL server and measure on it")
     parser.add_argument("--name", help="where to put it in the results; default: the store")
-    parser.add_argument("--part", choices=["all", "scale", "admission"], default="all")
+    parser.add_argument("--part", choices=["all", "scale", "admission", "designs"], default="all")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     results["machine"] = {"cpus": os.cpu_count(), "python": platform.python_version(), "commit": commit.stdout.strip()}
-    if options.part != "scale":
+    if options.part in ("all", "admission"):
         results["admission"] = admission()
-    if options.part != "admission":
+    if options.part in ("all", "designs"):
+        results["designs"] = designs()
+    if options.part in ("all", "scale"):
         with tempfile.TemporaryDirectory() as folder:
             store, url = "postgresql" if options.url or options.postgresql else "sqlite", options.url
             name = options.name or store

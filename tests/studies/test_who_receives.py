@@ -176,3 +176,49 @@ def test_a_synthesis_names_them_too(tmp_path: Path) -> None:
     (row,) = linkage.wrong_links
     # a patient's sum moves by twice its bound, whether they are there twice or stand in for another one
     assert row.split_in_2 == pytest.approx(row.merged) and 2 * row.epsilon < row.split_in_2 < row.split_in_3
+
+
+def test_the_command_hands_resume_on(tmp_path: Path, monkeypatch) -> None:
+    """A run that is said to go on must not reserve a second time."""
+    from confide.cli import main
+    from confide.studies import synthesis_run
+
+    study, url = tmp_path / "ward.toml", f"sqlite:///{tmp_path}/ledger.sqlite"
+    study.write_text(TABLES)
+    rows = "\n".join(f"p{i},{'fm'[i % 2]}" for i in range(50))
+    (tmp_path / "patients.csv").write_text(f"id,sex\n{rows}\n")
+    ledger = Ledger.create(url, cap_epsilon=8.0, cap_delta=1e-4)
+    fit = synthesis_run.fit_tables
+    monkeypatch.setattr(synthesis_run, "fit_tables", lambda *_, **__: (_ for _ in ()).throw(InputError("stopped")))
+    assert main(["synthesize", str(study), "--yes", "--ledger", url]) == 2
+    monkeypatch.setattr(synthesis_run, "fit_tables", fit)
+    assert main(["synthesize", str(study), "--yes", "--ledger", url, "--resume"]) == 0
+    assert [row.state for row in ledger.reservations()] == ["committed"]
+
+
+def test_a_synthesis_that_is_killed_while_it_reserves_is_charged_once(tmp_path: Path, monkeypatch) -> None:
+    """The ledger has answered, and the run dies before it can note the reservation."""
+    from confide.studies import state
+
+    study, url = tmp_path / "ward.toml", f"sqlite:///{tmp_path}/ledger.sqlite"
+    study.write_text(TABLES)
+    rows = "\n".join(f"p{i},{'fm'[i % 2]}" for i in range(50))
+    (tmp_path / "patients.csv").write_text(f"id,sex\n{rows}\n")
+    ledger = Ledger.create(url, cap_epsilon=8.0, cap_delta=1e-4)
+    save = state.save
+
+    class Killed(BaseException):
+        pass
+
+    def dies(folder, run) -> None:
+        if run.reservation is not None:
+            raise Killed
+        save(folder, run)
+
+    monkeypatch.setattr(state, "save", dies)
+    with pytest.raises(Killed):
+        run_synthesis(study, accept=lambda _: None, ledger_url=url)
+    monkeypatch.setattr(state, "save", save)
+    run_synthesis(study, accept=lambda _: None, ledger_url=url, resume=True)
+    assert [row.state for row in ledger.reservations()] == ["committed"]
+    assert not list((tmp_path / "internal").glob("*.run"))
