@@ -115,6 +115,17 @@ def test_a_recipient_without_allowance_is_refused_before_torch_is_loaded(clinic:
     assert clinic.spent() == 0
 
 
+def test_what_if_asks_the_studys_ledger_for_the_studys_recipient(clinic: Clinic, capsys, monkeypatch) -> None:
+    from confide.cli import main
+
+    monkeypatch.delenv("CONFIDE_LEDGER", raising=False)
+    address(clinic, ADDRESSED.replace("[ledger]", '[ledger]\nurl = "sqlite:///ledger.sqlite"'))
+    allow(clinic, "university")
+    assert main(["ledger", "what-if", str(clinic.study)]) == 0
+    assert "would be admitted" in capsys.readouterr().out and clinic.spent() == 0
+    assert main(["ledger", "what-if", str(clinic.study), "--recipient", "somebody else"]) == 3
+
+
 def test_a_linkage_that_is_no_pseudonym_needs_its_rule(clinic: Clinic) -> None:
     address(clinic, '\n[linkage]\nmethod = "private records"\n')
     with pytest.raises(InputError, match="rule"):

@@ -46,19 +46,28 @@ def what_if(
     data_set: Annotated[
         str | None, typer.Option("--data-set", help="For a plan: the data set it would run on.")
     ] = None,
-    recipient: Annotated[str, typer.Option(help="Who would receive it (allowances).")] = "",
-    purpose: Annotated[str, typer.Option(help="What for (consent).")] = "",
+    recipient: Annotated[
+        str | None, typer.Option(help="Who would receive it (allowances), not as the study has it.")
+    ] = None,
+    purpose: Annotated[str | None, typer.Option(help="What for (consent), not as the study has it.")] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Say who would drop out of a release and what that does to it, without reserving anything."""
     from confide.ledger import Odometer
+    from confide.studies import load_study
 
-    with open_ledger(url, key) as ledger:
-        who, class_of, classes = _of_plan(ledger, plan, data_set) if plan.suffix == ".json" else _of_study(plan)
+    study = None if plan.suffix == ".json" else load_study(plan)
+    said = {"recipient": "", "purpose": ""} if study is None else study.ledger.flow
+    with _ledger_of(study, plan.parent, url, key) as ledger:
+        who, class_of, classes = _of_plan(ledger, plan, data_set) if study is None else _of_study(study, plan.parent)
         effect = Odometer(ledger).planned(
-            contributors=who, class_of=class_of, classes=classes, recipient=recipient, purpose=purpose
+            contributors=who,
+            class_of=class_of,
+            classes=classes,
+            recipient=said["recipient"] if recipient is None else recipient,
+            purpose=said["purpose"] if purpose is None else purpose,
         )
     found = effect.to_dict()
     if as_json:
@@ -80,15 +89,21 @@ def what_if(
         typer.echo(f"  {100 * level:>3.0f}% quantile of balance used: {100 * b:.1f}% -> {100 * a:.1f}%")
 
 
-def _of_study(file: Path) -> tuple[Any, Any, Any]:
+def _ledger_of(study: Any, base: Path, url: str | None, key: Path | None) -> Any:
+    """Open the ledger that was named, or the study's."""
+    from confide.studies.opening import open_ledger as of_study
+
+    named = url is not None or key is not None or study is None or study.ledger.url is None
+    return open_ledger(url, key) if named else of_study(study, base, None)
+
+
+def _of_study(study: Any, base: Path) -> tuple[Any, Any, Any]:
     """Return contributors, classes and guarantees of a study file."""
-    from confide.studies import load_study
     from confide.studies.people import classes_for
     from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
 
-    study = load_study(file)
-    prepared = prepare(study, base=file.parent, holdout_key=holdout_key(study, None))
-    counts = declared_counts(study, file.parent)
+    prepared = prepare(study, base=base, holdout_key=holdout_key(study, None))
+    counts = declared_counts(study, base)
     made = make_plan(study, counts, histogram_source(study) if counts is not None else "none")
     guarantees, class_of = classes_for(made, prepared.train_index, prepared.budgets)
     return prepared.train_index.ids.tolist(), class_of, guarantees

@@ -17,7 +17,10 @@ from confide.ledger.ledger import Ledger
 
 TABLES = ("releases", "balances")
 FORMATS = ("csv", "parquet")
-RELEASES = ("id", "release", "data_set", "state", "created", "admitted", "dropped", "release_hash")
+RELEASES = (
+    *("id", "release", "data_set", "state", "created", "admitted", "dropped", "release_hash"),
+    *("recipient", "purpose"),
+)
 BALANCES = ("pseudonym", "used_share", "left_share")
 _PIECE = 250_000
 
