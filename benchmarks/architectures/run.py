@@ -1,6 +1,7 @@
 """Parameters and CPU time of a private step of every architecture: results.json, and its table in the docs.
 
     python benchmarks/architectures/run.py            # measure what is missing in results.json, then write the table
+    python benchmarks/architectures/run.py --again    # measure everything anew
     python benchmarks/architectures/run.py --report   # the table only
 
 A private step is forward, backward, norms of contributors and the clipped sum, on 16 entries of 8 contributors, by the
@@ -40,6 +41,7 @@ CELLS: dict[str, tuple[str, tuple[int, ...], int, dict[str, Any]]] = {
     "mlp": ("mlp", (1, 28, 28), 10, {"hidden": [128]}),
     "cnn": ("cnn", (1, 28, 28), 10, {}),
     "complex-cnn": ("complex-cnn", (1, 32, 32), 4, {}),
+    "complex-cnn, whitened": ("complex-cnn", (1, 32, 32), 4, {"weights": "whitened"}),
     "vit": ("vit", (3, 32, 32), 10, {}),
     "resnet9": ("resnet9", (3, 32, 32), 10, {}),
     "resnet9, plain sums": ("resnet9", (3, 32, 32), 10, {"scale_norm": False}),
@@ -78,6 +80,7 @@ def measure(name: str) -> dict[str, Any]:
         "model": name,
         "input": list(shape),
         "parameters": sum(p.numel() for p in parameters),
+        "load": round(os.getloadavg()[0], 1),
         "ordinary_s": seconds(lambda: torch.autograd.grad(squares(model(x), y).sum(), parameters)),
     }
     for kind in ("exact", "fast"):
@@ -92,10 +95,12 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
+    loads = [row["load"] for row in results["rows"]]
     lines = [
         START,
         f"{results['machine']}, 1 thread, torch {results['torch']}, {results['date']}; CPU seconds for "
-        f"{ENTRIES} entries of {CONTRIBUTORS} contributors, clipping included, noise and optimiser not.",
+        f"{ENTRIES} entries of {CONTRIBUTORS} contributors, clipping included, noise and optimiser not. One run; the "
+        f"machine's load of one minute was {min(loads):g} to {max(loads):g}.",
         "",
         "| model | entry | parameters | ordinary step, s | private, exact, s | private, fast, s |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -110,10 +115,12 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--again", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     if not args.report:
+        results = {"rows": []} if args.again else results
         results |= {
             "machine": f"{platform.machine()} ({os.cpu_count()} cores, shared with other work)",
             "torch": torch.__version__,
