@@ -53,7 +53,7 @@ def _add(table, starts, sizes, begins, key, tensors, scale, share, TB: tl.conste
     first = tl.load(starts + t, mask=t < tensors, other=2147483647)
     which = tl.sum((first <= tl.program_id(0)).to(tl.int32), 0) - 1
     begin = tl.load(begins + which)
-    tile = tl.program_id(0) - tl.load(starts + which) + begin // (8 * WIDE)
+    tile = tl.program_id(0) - tl.load(starts + which) + begin // (10 * WIDE)
     size = tl.load(sizes + which)
     base = tl.load(table + which).to(tl.pointer_type(tl.float32))
     column = tl.arange(0, WIDE)
@@ -74,24 +74,28 @@ def _add(table, starts, sizes, begins, key, tensors, scale, share, TB: tl.conste
         x1, x6, x11, x12 = _quarter(x1, x6, x11, x12)
         x2, x7, x8, x13 = _quarter(x2, x7, x8, x13)
         x3, x4, x9, x14 = _quarter(x3, x4, x9, x14)
-    x0, x1, x2 = x0 + 0x61707865, x1 + 0x3320646E, x2 + 0x79622D32
+    x0, x1, x2, x3 = x0 + 0x61707865, x1 + 0x3320646E, x2 + 0x79622D32, x3 + 0x6B206574
     x4, x5 = x4 + tl.load(key + 0).to(tl.uint32), x5 + tl.load(key + 1).to(tl.uint32)
-    x6, x8 = x6 + tl.load(key + 2).to(tl.uint32), x8 + tl.load(key + 4).to(tl.uint32)
-    x9, x10 = x9 + tl.load(key + 5).to(tl.uint32), x10 + tl.load(key + 6).to(tl.uint32)
+    x6, x7 = x6 + tl.load(key + 2).to(tl.uint32), x7 + tl.load(key + 3).to(tl.uint32)
+    x8, x9 = x8 + tl.load(key + 4).to(tl.uint32), x9 + tl.load(key + 5).to(tl.uint32)
+    x10, x11 = x10 + tl.load(key + 6).to(tl.uint32), x11 + tl.load(key + 7).to(tl.uint32)
     x12 = x12 + counter
-    n = tile.to(tl.int64) * (8 * WIDE) + column - begin
+    n = tile.to(tl.int64) * (10 * WIDE) + column - begin
     z0, z1 = _pair(x0, x1, x2)
     _put(base, n, size, z0, scale, share)
     _put(base, n + WIDE, size, z1, scale, share)
-    z0, z1 = _pair(x4, x5, x6)
+    z0, z1 = _pair(x3, x4, x5)
     _put(base, n + 2 * WIDE, size, z0, scale, share)
     _put(base, n + 3 * WIDE, size, z1, scale, share)
-    z0, z1 = _pair(x8, x9, x10)
+    z0, z1 = _pair(x6, x7, x8)
     _put(base, n + 4 * WIDE, size, z0, scale, share)
     _put(base, n + 5 * WIDE, size, z1, scale, share)
-    z0, z1 = _pair(x12, x13, x14)
+    z0, z1 = _pair(x9, x10, x11)
     _put(base, n + 6 * WIDE, size, z0, scale, share)
     _put(base, n + 7 * WIDE, size, z1, scale, share)
+    z0, z1 = _pair(x12, x13, x14)
+    _put(base, n + 8 * WIDE, size, z0, scale, share)
+    _put(base, n + 9 * WIDE, size, z1, scale, share)
 
 
 def add_noise(
@@ -104,7 +108,7 @@ def add_noise(
     for size in sizes:
         starts.append(total)
         begins.append(begin)
-        total += triton.cdiv(begin + size, 8 * wide) - begin // (8 * wide)
+        total += triton.cdiv(begin + size, 10 * wide) - begin // (10 * wide)
         begin += size
 
     # one copy to the device for all numbers, the 64-bit ones first

@@ -8,9 +8,8 @@ True
 Every step has a key of 256 bits of its own, derived one-way from a secret of the operating system (`RunKeys`); the
 tensors take their numbers from one stream, one after the other, as if they were one flat vector, and any part of it can
 be drawn alone. So the numbers are as hard to guess as ChaCha20 is to break, on the
-device as on the host, and a resumed run draws the same again. One block of 16 words gives eight numbers: of every four
-words two make the radius (64 bits, so that tails reach 9.4 standard deviations), one the angle; the fourth is not
-used.
+device as on the host, and a resumed run draws the same again. One block of 16 words gives ten numbers: of every three
+words two make the radius of a pair (64 bits, so that tails reach 9.4 standard deviations), one the angle.
 
 What this is not: safe against the finite grid of floating-point numbers (Mironov, CCS 2012). The "secure" noise of
 `confide.mechanisms` is, is drawn on the host, and stays the one to name where that matters.
@@ -39,9 +38,9 @@ except ImportError:  # no Triton on this machine: CPU builds of PyTorch
     _triton_noise = None  # type: ignore[assignment]
 
 # Blocks side by side: number i of block c in a tile is element i * WIDE + c.
-WIDE = 256
-# A stream has 2^32 blocks of eight numbers.
-MOST = 8 << 32
+WIDE, EACH = 256, 10
+# A stream has 2^32 blocks.
+MOST = EACH << 32
 NAME = "ChaCha20 on the device, 256-bit key from the operating system, float32"
 _CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
 _ROUNDS = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)) + (
@@ -80,18 +79,18 @@ def chacha20(key: bytes, counters: Tensor, nonce: Sequence[int]) -> Tensor:
 
 def normals(key: bytes, size: int, device: torch.device, begin: int = 0) -> Tensor:
     """Return standard normal numbers (float32) from place `begin` of the stream on, in plain PyTorch."""
-    first, last = begin // (8 * WIDE), -(-(begin + size) // (8 * WIDE))
+    first, last = begin // (EACH * WIDE), -(-(begin + size) // (EACH * WIDE))
     tiles = last - first
     words = chacha20(key, torch.arange(first * WIDE, last * WIDE, device=device), (0, 0, 0)).double()
-    out = words.new_empty((tiles, 8, WIDE), dtype=torch.float32)
-    groups = words.reshape(tiles, WIDE, 4, 4).unbind(2)
+    out = words.new_empty((tiles, EACH, WIDE), dtype=torch.float32)
+    groups = words[:, :15].reshape(tiles, WIDE, 5, 3).unbind(2)
     for i, group in enumerate(groups):
         u = (group[..., 0] * 2.0**32 + group[..., 1] + 0.5) * 2.0**-64
         radius = torch.sqrt(-2.0 * torch.log(u.clamp_max(1.0)))
         angle = (group[..., 2] + 0.5) * (math.tau * 2.0**-32)
         out[:, 2 * i] = (radius * torch.cos(angle)).float()
         out[:, 2 * i + 1] = (radius * torch.sin(angle)).float()
-    return out.reshape(-1)[begin - first * 8 * WIDE :][:size]
+    return out.reshape(-1)[begin - first * EACH * WIDE :][:size]
 
 
 @functools.cache

@@ -17,6 +17,8 @@ try:
 except ImportError:  # an older Triton
     Boxes = None
 
+# Rows of a step of `unit_products`.
+STEP = 64
 # Programs of a weighted sum that keep the memory of a large GPU busy.
 PROGRAMS = 2112
 # Additions in a row in float32 that `squares` may make; see arithmetic.py.
@@ -83,7 +85,7 @@ def unit_products(inputs: Tensor, grads: Tensor, offsets: Tensor, rows: int) -> 
     width, height, units = a.shape[1], g.shape[1], len(offsets) - 1
     ob, jb = (min(128, max(16, triton.next_power_of_2(n))) for n in (height, width))
     half = g.dtype.itemsize == 2
-    lb = 64 if half else 32
+    lb = STEP if half else 32
     tiles = triton.cdiv(height, ob) * triton.cdiv(width, jb)
     out = torch.empty((units, height, width), device=g.device, dtype=g.dtype)
     squares = torch.empty((units, tiles), device=g.device, dtype=torch.float64)
@@ -109,13 +111,12 @@ def _row_sums(values, out, offsets, width, ROWS: tl.constexpr, BLOCK: tl.constex
     unit = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     high = tl.load(offsets + unit + 1)
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    total = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
     for start in range(tl.load(offsets + unit), high, ROWS):
         m = (start + tl.arange(0, ROWS)).to(tl.int64)
         mask = (m < high)[:, None] & (n < width)[None, :]
-        value = tl.load(values + m[:, None] * width + n[None, :], mask=mask, other=0.0)
-        total += tl.sum(value.to(tl.float32), 0)
-    tl.store(out + unit * width + n, total, mask=n < width)
+        total += tl.load(values + m[:, None] * width + n[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + unit * width + n, tl.sum(total, 0), mask=n < width)
 
 
 @torch.library.custom_op("confide::unit_row_sums", mutates_args=())

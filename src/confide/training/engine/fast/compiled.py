@@ -149,6 +149,7 @@ class CompiledStep:
                 graph = passes.channels_last(graph)
             graph = passes.simplify(passes.decompose(graph, [*state, *flat]))
             graph = passes.recompute(graph, skip + len(tree_flatten(tree_unflatten(flat, tree)[:2])[0]))
+            graph = passes.realise(graph)
         made: Callable[..., Any] = torch.compile(graph, dynamic=False, fullgraph=True) if self.compiler else graph
 
         def call(*values: Tensor) -> Any:

@@ -3,7 +3,8 @@
 `simplify` finds that two computations are one. `channels_last` drops copies that only eager kernels need. `decompose`
 opens the backward pass of group normalisation, whose inner sums are the very gradients of single entries that its
 scale and shift need, so that nothing is read twice. `recompute` lets PyTorch's min-cut partitioner choose what is
-kept for the backward pass and what is cheaper to compute again, as it does for ordinary training.
+kept for the backward pass and what is cheaper to compute again, as it does for ordinary training. `realise` keeps the
+compiler from making one copy twice.
 """
 
 from __future__ import annotations
@@ -139,6 +140,34 @@ def _joined(module: fx.GraphModule, first: fx.GraphModule, second: fx.GraphModul
     graph.eliminate_dead_code()
     graph.lint()
     return fx.GraphModule(module, graph)
+
+
+def realise(module: fx.GraphModule) -> fx.GraphModule:
+    """Let copies that both a kernel of ours and something else read be made once, not once for each reader."""
+    import torch._inductor.inductor_prims  # registers the operation
+
+    for node in list(module.graph.nodes):
+        if node.target != aten.clone.default or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        readers = _readers(node)
+        if len(readers) > 1 and any(getattr(r.target, "namespace", "") == "confide" for r in readers):
+            with module.graph.inserting_after(node):
+                strides = list(node.meta["val"].stride())
+                held = module.graph.call_function(torch.ops.prims.inductor_force_stride_order.default, (node, strides))
+            held.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(held, delete_user_cb=lambda user, held=held: user is not held)
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """Whatever reads a node, looking through views."""
+    found = []
+    for user in node.users:
+        view = user.target in (*_VIEWS, *_SAME, aten.permute.default, aten.t.default, aten.transpose.int)
+        found += _readers(user) if view else [user]
+    return found
 
 
 def peak(module: fx.GraphModule) -> int:

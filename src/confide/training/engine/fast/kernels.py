@@ -197,7 +197,9 @@ def linear_gradients(inputs: Tensor, grads: Tensor, blocks: Blocks) -> Found:
     """Return gradients (units, p, d) of units from inputs (entries, rows, d) and grads (entries, rows, p)."""
     half = inputs.dtype == grads.dtype and inputs.dtype.itemsize == 2
     rows, width, out = inputs.shape[1], inputs.shape[-1], grads.shape[-1]
-    if half and triton_for(inputs, "products") and min(width, out) >= 16:
+    whole = rows % _triton.STEP == 0 if _triton is not None else False
+    # Unless steps are whole, cuBLAS and a second pass for the norm are faster where all units are alike.
+    if half and triton_for(inputs, "products") and min(width, out) >= 16 and (whole or not blocks.known):
         flat = inputs.reshape(-1, width), grads.reshape(-1, out)
         return Found(*torch.ops.confide.unit_products(*flat, blocks.offsets * rows, rows))
     if blocks.known:
