@@ -8,6 +8,7 @@ from sklearn import metrics as oracle
 
 from confide.errors import InputError
 from confide.evaluation import (
+    comorbidity,
     fairness,
     gap_correlation,
     mcc,
@@ -136,3 +137,21 @@ def test_deferring_the_least_certain_first():
     share, right = selective_curve(y, s)
     np.testing.assert_allclose(share, [0.25, 0.5, 1.0])
     np.testing.assert_allclose(right, [1.0, 1.0, 0.5])
+
+
+def test_co_morbidity_counts_the_other_findings_alone():
+    rng = np.random.default_rng(0)
+    findings = rng.random((300, 5)) < 0.3
+    groups = comorbidity(findings, 2, most=3)
+    flipped = findings.copy()
+    flipped[:, 2] = ~flipped[:, 2]
+    assert (groups == comorbidity(flipped, 2, most=3)).all()  # what is predicted never says in which group one is
+    others = findings[:, [0, 1, 3, 4]].sum(1)
+    names = {0: "no other finding", 1: "1 other finding", 2: "2 other findings"}
+    assert groups.tolist() == [names.get(int(n), "3 or more other findings") for n in others]
+    report = fairness(findings[:, 2], rng.random(300), np.arange(300), groups, attribute="co-morbidity", replicates=50)
+    assert {g.name for g in report.groups} == set(groups.tolist())
+    with pytest.raises(InputError, match="column 5 of 5"):
+        comorbidity(findings, 5)
+    with pytest.raises(InputError, match="no table of 0 and 1"):
+        comorbidity([[2, 0]], 0)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from confide.errors import InputError
-from confide.studies.gallery import bam, complex_mri, images, neuraldp, segmentation, slices_3d
+from confide.studies import gallery
+from confide.studies.gallery import bam, complex_mri, images, neuraldp, published, segmentation, slices_3d
 from confide.studies.gallery.idx_images import against_published, figures_of, read_sets
 
 
@@ -143,3 +144,80 @@ def test_figures_stand_beside_the_published_ones() -> None:
     assert figures[0].low == pytest.approx(0.98805, abs=1e-4)
     assert against_published(found, "ours").endswith("mnist at 3: +0.3")
     assert "nothing published" in against_published({("fashion", 1.0, "ours"): 0.8}, "ours")
+
+
+def write_cifar10(folder: Path, each: int = 40) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        rows = rng.integers(0, 256, (each, 3073), dtype=np.uint8)
+        rows[:, 0] = np.arange(each) % 10
+        rows[0, 1:] = 255
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+
+
+def test_cifar10_is_read_in_its_binary_version_and_never_from_pickles(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "cifar10")
+    found = published.read_cifar10(tmp_path / "cifar10")
+    assert found.train.x.shape == (200, 3, 32, 32)
+    assert found.test.y.tolist() == [i % 10 for i in range(40)]
+    assert found.train.x[0, :, 0, 0] == pytest.approx(
+        (1 - np.array([0.4914, 0.4822, 0.4465])) / [0.247, 0.2435, 0.2616]
+    )
+    assert list(read_sets(tmp_path)) == list(read_sets(tmp_path / "cifar10")) == ["cifar10"]
+    (tmp_path / "cifar10" / "data_batch_3.bin").write_bytes(b"12")
+    with pytest.raises(InputError, match=r"data_batch_3\.bin is no file"):
+        published.read_cifar10(tmp_path / "cifar10")
+    (tmp_path / "cifar10" / "data_batch_3.bin").unlink()
+    with pytest.raises(InputError, match="pickles"):
+        published.read_cifar10(tmp_path / "cifar10")
+
+
+def write_decathlon(folder: Path, shape: tuple[int, ...], cases: int = 12) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    rng = np.random.default_rng(0)
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    for case in range(cases):
+        label = np.zeros(shape[:3], dtype=np.uint8)
+        label[: shape[0] // 2] = 1 + case % 2  # liver, or tumour in it
+        values = rng.integers(-500, 500, shape).astype(np.int16)
+        for name, array in (("imagesTr", values), ("labelsTr", label)):
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / name / f"case_{case:03d}.nii.gz")
+        (folder / "imagesTr" / f"._case_{case:03d}.nii.gz").write_bytes(b"left by a Mac")
+
+
+def test_livers_are_read_as_published(tmp_path: Path) -> None:
+    write_decathlon(tmp_path, (70, 66, 9))
+    found = segmentation.read_livers(tmp_path)
+    assert found.x.shape == found.y.shape == (48, 1, 64, 64)
+    assert -1 <= found.x.min() < found.x.max() <= 1
+    assert found.y[:, 0, :30].all() and not found.y[:, 0, 34:].any()
+    (tmp_path / "labelsTr" / "case_003.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"no file case_003.nii.gz"):
+        segmentation.read_livers(tmp_path)
+    with pytest.raises(InputError, match="ten cases or more"):
+        segmentation.read_livers(tmp_path / "labelsTr")
+
+
+def test_brains_are_read_as_published(tmp_path: Path) -> None:
+    write_decathlon(tmp_path, (68, 70, 5, 4))
+    found = complex_mri.read_brains(tmp_path)
+    assert found.x.shape == (48, 2, 32, 32)
+    assert found.y[:5].tolist() == [0, 1, 2, 3, 0]
+    write_decathlon(tmp_path / "wrong", (68, 70, 5))
+    with pytest.raises(InputError, match="four sequences"):
+        complex_mri.read_brains(tmp_path / "wrong")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shape"), [("segmentation", (70, 66, 9)), ("complex-mri", (68, 70, 5, 4)), ("bam", ())]
+)
+def test_studies_run_small_on_the_papers_own_data(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    if shape:
+        write_decathlon(tmp_path, shape)
+    else:
+        write_cifar10(tmp_path)
+    found = gallery.run_study_of_gallery(gallery.study(name), gallery.Context(data=tmp_path))
+    assert not found.simulation and found.figures

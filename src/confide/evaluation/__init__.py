@@ -7,7 +7,7 @@ ones that may leave, charged to the people they were measured on.
 from confide.evaluation.bootstrap import METRICS, Estimate, evaluate, per_contributor
 from confide.evaluation.calibration import NullEce, nll, null_ece, selective_curve
 from confide.evaluation.fairness import Fairness, Group, fairness, gap_correlation
-from confide.evaluation.groups import GroupRule
+from confide.evaluation.groups import GroupRule, comorbidity
 from confide.evaluation.metrics import (
     accuracy,
     auprc,
@@ -41,6 +41,7 @@ __all__ = [
     "auprc",
     "auroc",
     "brier",
+    "comorbidity",
     "dice",
     "ece",
     "ensemble_decision",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from confide.errors import InputError
 
@@ -74,3 +74,50 @@ class GroupRule:
                 ) from None
             out.append(names[int(np.searchsorted(self.cuts, number, side="right"))])
         return np.array(out, dtype=str)
+
+
+def comorbidity(findings: ArrayLike, target: int, *, most: int = 2) -> NDArray[np.str_]:
+    """Return how many other findings each row has beside the one that is predicted, as groups for `fairness`.
+
+    A model may find a disease only in company of others. Whether it does is seen in groups by co-morbidity; what the
+    predicted finding itself says does not enter.
+
+    Parameters
+    ----------
+    findings : bool array, shape (rows, findings)
+    target : int
+        The column that is predicted.
+    most : int
+        From so many other findings on, rows share a group.
+
+    Returns
+    -------
+    array of str, shape (rows,)
+        "no other finding", "1 other finding", ..., "2 or more other findings".
+
+    Raises
+    ------
+    InputError
+        No table of 0 and 1, or no such column.
+
+    References
+    ----------
+    Tayebi Arasteh et al., "Preserving fairness and diagnostic accuracy in private large-scale AI models for medical
+    imaging", Communications Medicine 4:46, 2024 (co-morbidity beside age and sex).
+
+    >>> comorbidity([[1, 0, 0], [1, 1, 0], [0, 1, 1]], 0).tolist()
+    ['no other finding', '1 other finding', '2 or more other findings']
+    """
+    table = np.asarray(findings)
+    if table.ndim != 2 or not np.isin(table, (0, 1)).all():
+        raise InputError("the findings are no table of 0 and 1", where="comorbidity", expected="shape (rows, findings)")
+    if not 0 <= target < table.shape[1] or most < 1:
+        raise InputError(
+            f"column {target} of {table.shape[1]} findings, groups up to {most}",
+            where="comorbidity",
+            expected="a column that is there, and 1 or more",
+        )
+    others = np.minimum(np.delete(table, target, axis=1).sum(axis=1), most)
+    names = ["no other finding", *(f"{n} other finding{'s' if n > 1 else ''}" for n in range(1, most))]
+    out: NDArray[np.str_] = np.array([*names, f"{most} or more other findings"])[others.astype(np.int64)]
+    return out

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from confide.evaluation import admitted, auroc, ensemble_report, youden_threshold
+from confide.evaluation import GroupRule, admitted, auroc, ensemble_report, youden_threshold
 from confide.evaluation.multiplicity import conflict_by_size, disagreement, self_consistency
 from confide.studies.gallery.base import Context, GalleryStudy, Outcome, Verdict, over_repetitions
 
@@ -27,6 +27,10 @@ _COVERAGE = f"coverage of {_MEMBERS} models at the same total, unanimous"
 _SELECTIVE = "accuracy of the ensemble where it answers"
 _SINGLE = "accuracy of a single model on everybody"
 _RESIDUAL = "residual multiplicity of the ensemble"
+# Beside the criterion, decides nothing: one threshold for all members, chosen by their mean on validation people.
+_SHARED = f"coverage of {_MEMBERS} models at the same total with one threshold for all, unanimous"
+_SHARED_RIGHT = "accuracy of that ensemble where it answers"
+_GROUPS = {"sex": GroupRule("Gender"), "age": GroupRule("Age", (50, 65))}
 
 
 def _run(context: Context) -> Outcome:
@@ -56,7 +60,8 @@ def _run(context: Context) -> Outcome:
         said = _decisions(split, one)[kept]
         curve = conflict_by_size(said)
         curves.append(curve.tolist())
-        members = _decisions(split, train(split, shared, members=_MEMBERS))
+        scores = train(split, shared, members=_MEMBERS)
+        members = _decisions(split, scores)
         report = ensemble_report(members, split.test.labels)
         for what, value in {
             _ALIKE: kept.mean(),
@@ -67,6 +72,7 @@ def _run(context: Context) -> Outcome:
             _SELECTIVE: report.accuracy,
             _SINGLE: (said == split.test.labels).mean(),
             _RESIDUAL: report.residual_multiplicity,
+            **_beside(split, scores, members),
         }.items():
             found.setdefault(what, []).append(float(value))
         context.say(
@@ -85,6 +91,26 @@ def _run(context: Context) -> Outcome:
         f"{residual:.2%}."
     )
     return Outcome(verdict, why, tuple(figures.values()), {"conflict by number of models, a list a split": curves})
+
+
+def _beside(split: Split, scores: list[npt.NDArray[np.float64]], members: npt.NDArray[np.int64]) -> dict[str, float]:
+    """The course of coverage with the votes asked for, who is left without an answer, and one threshold for all."""
+    out: dict[str, float] = {}
+    for votes in range(_MEMBERS // 2 + 1, _MEMBERS):
+        report = ensemble_report(members, split.test.labels, share=votes / _MEMBERS)
+        out[f"coverage where {votes} of {_MEMBERS} models agree"] = report.coverage
+        out[f"accuracy where {votes} of {_MEMBERS} models agree"] = report.accuracy
+    _, first = np.unique(split.test.index.of_entry, return_index=True)
+    for attribute, rule in _GROUPS.items():
+        groups = rule.assign(split.table.values(rule.column)[split.test.entries[first]])
+        report = ensemble_report(members, split.test.labels, groups=groups.tolist())
+        for name, covered in report.coverage_by_group.items():
+            out[f"abstention of the unanimous ensemble, {attribute} {name}"] = 1.0 - covered
+    mean = np.mean([split.validation.scores(one) for one in scores], axis=0)
+    cut = youden_threshold(split.validation.labels, mean)
+    same = np.stack([split.test.scores(one) >= cut for one in scores]).astype(np.int64)
+    report = ensemble_report(same, split.test.labels)
+    return out | {_SHARED: report.coverage, _SHARED_RIGHT: report.accuracy}
 
 
 def _decisions(split: Split, scores: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.int64]:

@@ -14,8 +14,8 @@ def _run(context: Context) -> Outcome:
     found = accuracies(
         context,
         {
-            _WITH: lambda: build("resnet9", (1, 28, 28), 10, scale_norm=True),
-            _WITHOUT: lambda: build("resnet9", (1, 28, 28), 10, scale_norm=False),
+            _WITH: lambda shape: build("resnet9", shape, 10, scale_norm=True),
+            _WITHOUT: lambda shape: build("resnet9", shape, 10, scale_norm=False),
         },
         steps=80,
         learning_rate=0.3,
@@ -36,7 +36,8 @@ STUDY = GalleryStudy(
     "them, in part. One run each. The best published accuracies from scratch stand beside, and decide nothing.",
     data="MNIST and Fashion-MNIST, published splits, delta 1e-5 per image; neither brings ids of people",
     run=_run,
-    own_data="a folder with the four idx files of MNIST, or with folders mnist and fashion of such files",
+    own_data="a folder with the four idx files of MNIST, the paper's CIFAR-10 in its binary version, or a folder with "
+    "folders mnist, fashion and cifar10 of such files (on CIFAR-10 a gain counts above 1.27 points)",
     needs_data=True,
     minutes=600.0,
 )

@@ -14,8 +14,8 @@ def _run(context: Context) -> Outcome:
     found = accuracies(
         context,
         {
-            _SMOOTH: lambda: build("smoothnet", (1, 28, 28), 10, width=2, depth=5),
-            _PLAIN: lambda: build("cnn", (1, 28, 28), 10, widths=(32, 64, 128), groups=8),
+            _SMOOTH: lambda shape: build("smoothnet", shape, 10, width=2, depth=5),
+            _PLAIN: lambda shape: build("cnn", shape, 10, widths=(32, 64, 128), groups=8),
         },
         steps=80,
         learning_rate=0.5,
@@ -41,7 +41,8 @@ STUDY = GalleryStudy(
     "among 0.5, 1, 2 and 4 on training images. A finding that names no learning rates is of an earlier run with 0.5 "
     "for both, at which the plain net learns slowly and is a weak opponent",
     run=_run,
-    own_data="a folder with the four idx files of MNIST, or with folders mnist and fashion of such files",
+    own_data="a folder with the four idx files of MNIST, the paper's CIFAR-10 in its binary version, or a folder with "
+    "folders mnist, fashion and cifar10 of such files (on CIFAR-10 a gain counts above 1.27 points)",
     needs_data=True,
     minutes=240.0,
 )
