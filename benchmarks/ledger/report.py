@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent.parent / "docs" / "ledger.md"
+PAGE = HERE.parent.parent / "docs" / "ledger_operator.md"
 BEGIN, END = "<!-- made by benchmarks/ledger/report.py -->", "<!-- end of what it made -->"
 
 
@@ -35,7 +35,7 @@ def scale(results: dict[str, Any]) -> str:
         (
             "release on everybody, first (prices 103 classes, stores who is in)",
             lambda r: both(r["everybody_first"]),
-            "",
+            "2 s CPU",
         ),
         ("release on everybody, again", lambda r: both(r["everybody_again"]), "1 s CPU, 2 s; PostgreSQL 10 s"),
         (
@@ -72,12 +72,58 @@ def scale(results: dict[str, Any]) -> str:
 
 
 def where(results: dict[str, Any]) -> str:
-    """Say on which machine, with which program, and at which state of the code."""
+    """Say at which state of the code and on what, and what a later run under load gave."""
     said = [
         f"{name}: commit {found['commit']}, Python {found['python']}, {found['cpus']} cores"
         for name, found in (("SQLite", results["sqlite"]), ("PostgreSQL 15", results["postgresql"]))
     ]
-    return "\n" + "; ".join(said) + ".\n\n"
+    text = "\n" + "; ".join(said) + "."
+    if (again := results.get("postgresql_again")) is not None:
+        text += (
+            f" PostgreSQL again at commit {again['commit']}, quicker in prices, at a load of "
+            f"{again['load'][0]:.0f}: "
+            f"first release on everybody {both(again['everybody_first'])}; again {both(again['everybody_again'])}; "
+            f"workload A {both(again['workload_a'])}; workload B {both(again['workload_b'])}."
+        )
+    return text + "\n\n"
+
+
+def admission(results: dict[str, Any]) -> str:
+    """Return the table of how much of a cap the rule lets in."""
+    mixes = (
+        *(("50 equal", "50 equal, noise 1"), ("one large, many small", "one large, many small")),
+        *(("high noise", "noise 5"), ("noise 0.8", "noise 0.8"), ("low noise", "noise 0.6")),
+    )
+    found = {(row["cap"], row["mix"]): row["ratio"] for row in results["admission"]}
+    text = "| cap | " + " | ".join(title for _, title in mixes) + " |\n|" + " --- |" * 6 + "\n"
+    for cap in dict.fromkeys(row["cap"] for row in results["admission"]):
+        ratios = [found[cap, name] for name, _ in mixes]
+        cells = ["the large one alone does not fit" if one is None else f"{one:.2f}" for one in ratios]
+        text += f"| {cap:g} | " + " | ".join(cells) + " |\n"
+    return (
+        "\n\n**How much of a cap the rule lets in** (`python benchmarks/ledger/run.py --part admission`). Ratio of the "
+        "cap to the tight epsilon (delta 1e-6) of the sequence that just fills it (wanted: at most 1.25 for the first "
+        "two):\n\n" + text
+    )
+
+
+def designs(results: dict[str, Any]) -> str:
+    """Return the table of other rules for small caps: the ledger's first, then the best for each plan."""
+    rows = results["designs"]
+    plans = (("small", "noise 1"), ("noise 0.8", "noise 0.8"), ("low noise", "noise 0.6"))
+    text = "| cap | rule | " + " | ".join(title for _, title in plans) + " |\n|" + " --- |" * 5 + "\n"
+    for cap in dict.fromkeys(row["cap"] for row in rows):
+        of = [row for row in rows if row["cap"] == cap]
+        shown = [("the ledger's", of[0])]
+        for name, title in plans:
+            shown.append((f"best for {title}", min(of, key=lambda row: row[name] or float("inf"))))
+        for what, row in shown:
+            figures = " | ".join("nothing fits" if row[name] is None else f"{row[name]:.2f}" for name, _ in plans)
+            text += f"| {cap:g} | {what} | {figures} |\n"
+    return (
+        f"\n**Other rules for small caps** (`run.py --part designs`): {len(rows) // 2 - 1} choices of two orders, of their "
+        "shares of delta and of the share set apart, for each cap; twenty equal releases:\n\n" + text
+    )
 
 
 def memory(found: dict[str, Any]) -> str:
@@ -129,7 +175,9 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     start, stop = text.index(BEGIN) + len(BEGIN), text.index(END)
     made = (
-        "\n\n**Killed at random** (`python benchmarks/ledger/kill.py`, `faults.json`):\n\n"
+        admission(results)
+        + designs(results)
+        + "\n**Killed at random** (`python benchmarks/ledger/kill.py`, `faults.json`):\n\n"
         + faults(table)
         + "\n**Ten million contributors**, 103 classes from the NIH entry counts (`python benchmarks/ledger/run.py "
         "--part scale`, then with `--postgresql`; `results.json`). Times are of the whole reserve, start and "

@@ -243,23 +243,28 @@ def designs() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for cap in (2.0, 4.0):
         made = Filter.design(cap, 1e-6)
-        best = 1 + (made.orders[1] - 1) / 0.9
-        for relative in ((0.6, 0.9), (0.7, 0.95), (0.45, 0.7), (0.7, 0.7)):
-            for shares, apart in (((0.2, 0.7), 0.1), ((0.3, 0.5), 0.2), ((0.35, 0.35), 0.3), ((0.05, 0.15), 0.8)):
-                orders = tuple(round(1 + (best - 1) * part, 4) for part in relative)
-                rule = Filter(cap, 1e-6, orders, tuple(1e-6 * share for share in shares), 1e-6 * apart)
-                row: dict[str, object] = {"cap": cap, "orders": relative, "shares": shares, "apart": apart}
-                for name in ("small", "noise 0.8", "low noise"):
-                    noise, rate, _ = PLANS[name]
-                    step = SampledGaussian(noise_multiplier=noise, rate=rate)
-                    low, high = 0, 10**5
-                    while high - low > max(1, low // 100):
-                        steps = (low + high) // 2
-                        charge = rule.charge(step.guarantee(steps=steps)).astype(np.uint64)
-                        low, high = (steps, high) if rule.admits((20 * charge)[None, :])[0] else (low, steps)
-                    row[name] = cap / step.guarantee(steps=20 * low).epsilon_interval(1e-6)[0] if low else None
-                rows.append(row)
-                print(row, flush=True)
+        best = 1 + (made.orders[1] - 1) / (0.95 if cap < 3 else 0.9)
+        others = [
+            Filter(
+                *(cap, 1e-6, tuple(round(1 + (best - 1) * part, 4) for part in relative)),
+                *(tuple(1e-6 * share for share in shares), 1e-6 * apart),
+            )
+            for relative in ((0.6, 0.9), (0.7, 0.95), (0.45, 0.7), (0.7, 0.7))
+            for shares, apart in (((0.2, 0.7), 0.1), ((0.3, 0.5), 0.2), ((0.35, 0.35), 0.3), ((0.05, 0.15), 0.8))
+        ]
+        for rule in (made, *others):
+            row: dict[str, object] = {"cap": cap, "orders": rule.orders, "shares": rule.deltas, "apart": rule.tail}
+            for name in ("small", "noise 0.8", "low noise"):
+                noise, rate, _ = PLANS[name]
+                step = SampledGaussian(noise_multiplier=noise, rate=rate)
+                low, high = 0, 10**5
+                while high - low > max(1, low // 100):
+                    steps = (low + high) // 2
+                    charge = rule.charge(step.guarantee(steps=steps)).astype(np.uint64)
+                    low, high = (steps, high) if rule.admits((20 * charge)[None, :])[0] else (low, steps)
+                row[name] = cap / step.guarantee(steps=20 * low).epsilon_interval(1e-6)[0] if low else None
+            rows.append(row)
+            print(row, flush=True)
     return rows
 
 

@@ -90,7 +90,10 @@ Counters = npt.NDArray[np.uint32]
 # plans with little noise, whose RDP is useless at the main order. Measured in benchmarks/ledger.
 _RELATIVE_ORDERS = (0.6, 0.9)
 _DELTA_SHARES = (0.2, 0.7)
-_TAIL_SHARE = 0.1
+# A small cap needs high orders, at which little noise is dear: there both orders lie higher, and more is set apart.
+_HIGH = 9.0
+_RELATIVE_ORDERS_HIGH = (0.7, 0.95)
+_DELTA_SHARES_HIGH = (0.3, 0.5)
 _TAILS = (0.0, *(4.0**-i for i in range(1, 13)))  # parts of delta_0 that one plan may try to set apart
 
 
@@ -148,8 +151,12 @@ class Filter:
         orders = 1.0 + grid
         room = (epsilon - np.log1p(-1 / orders) + (np.log(delta) + np.log(orders)) / (orders - 1)) / orders
         best = float(orders[int(np.argmax(room))])
-        chosen = tuple(round(1 + (best - 1) * share, 4) if best < 1e4 else best for share in _RELATIVE_ORDERS)
-        rule = cls(epsilon, delta, chosen, tuple(delta * share for share in _DELTA_SHARES), delta * _TAIL_SHARE)
+        small = best > _HIGH
+        relative = _RELATIVE_ORDERS_HIGH if small else _RELATIVE_ORDERS
+        shares = _DELTA_SHARES_HIGH if small else _DELTA_SHARES
+        chosen = tuple(round(1 + (best - 1) * part, 4) if best < 1e4 else best for part in relative)
+        deltas = tuple(delta * share for share in shares)
+        rule = cls(epsilon, delta, chosen, deltas, delta * (1 - sum(shares)) * (1 - 1e-12))
         if max(rule.allowances) <= 0:
             raise InputError(
                 f"a cap of epsilon {epsilon} at delta {delta} leaves no balance to spend",
