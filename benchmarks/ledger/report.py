@@ -121,8 +121,8 @@ def designs(results: dict[str, Any]) -> str:
             figures = " | ".join("nothing fits" if row[name] is None else f"{row[name]:.2f}" for name, _ in plans)
             text += f"| {cap:g} | {what} | {figures} |\n"
     return (
-        f"\n**Other rules for small caps** (`run.py --part designs`): {len(rows) // 2 - 1} choices of two orders, of their "
-        "shares of delta and of the share set apart, for each cap; twenty equal releases:\n\n" + text
+        f"\n**Other rules for small caps** (`run.py --part designs`): {len(rows) // 2 - 1} choices of two orders, of "
+        "their shares of delta and of the share set apart, for each cap; twenty equal releases:\n\n" + text
     )
 
 
