@@ -188,7 +188,8 @@ def fit(targets: Targets, weights: Floats, *, start: Conditional | None = None, 
     ridge = [np.full(n, 1e-6)]
     if tilt is not None:
         goal.append(targets.tilted if targets.tilted is not None else targets.one_way * float(w @ tilt))
-        ridge.append(np.full(n, 1e-4))
+        # where hardly anybody has another number of visits, these equations would be met by those few alone
+        ridge.append(np.full(n, 1e-3))
     for parent in targets.parents:
         goal.append(parent.interaction.ravel())
         mass = np.outer(np.maximum(parent.centre, 1e-4), safe)

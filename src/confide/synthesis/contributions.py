@@ -26,11 +26,12 @@ CHUNK_BYTES = 48 << 20
 
 @dataclass(frozen=True, order=True)
 class Var:
-    """A column as seen from a row: a static one, the number of visits, a visit's own, or the previous visit's.
+    """A column as seen from a row: a static one, the number of visits, a visit's own, or what came before.
 
     Attributes
     ----------
-    kind : "count", "static", "visit" or "lag"
+    kind : "count", "static", "visit", "lag" (the visit before) or "past" (all visits before; scores only) or "gap"
+        (whether the bin of the visit before is the same; for times)
     position : int
         Position among the static or the visit columns; 0 for "count".
     """

@@ -25,7 +25,8 @@ import numpy as np
 from confide.accounting import Guarantee
 from confide.errors import InputError
 from confide.synthesis.base import Measurement, NoisyModel, RowRule, Synthesizer
-from confide.synthesis.chain import NOTHING, Linked, fit_chain
+from confide.synthesis.chain import time_var
+from confide.synthesis.chain_fit import NOTHING, Linked, fit_chain
 from confide.synthesis.contributions import (
     Block,
     Patients,
@@ -39,9 +40,19 @@ from confide.synthesis.contributions import (
 )
 from confide.synthesis.domain import Column, Domain, Floats, Ints
 from confide.synthesis.estimates import posterior_distribution, posterior_interaction
+from confide.synthesis.followup import (
+    DERIVED,
+    FollowedDomain,
+    FollowedPatients,
+    WithoutDerived,
+    follow_up_rules,
+    followed,
+    own_static,
+)
 from confide.synthesis.links import products_of, read_links
 from confide.synthesis.meter import Meter
 from confide.synthesis.rules import (
+    HALF_MEAN_ABSOLUTE,
     Allocation,
     Candidate,
     CountLaw,
@@ -58,6 +69,9 @@ SHARE_SCORES = 0.08
 SCORE_SNR = 2.0
 STRONG_NORM = 0.2
 TARGET_WEIGHT = 2.0
+# Largest predicted error (total variation) of a one-way table of when visits begin and end for it to be of use: where
+# it is larger, it would spoil what is known of the times of visits.
+FOLLOW_ERROR = 0.1
 # Share of the covariances of scores: more where nothing but them will be measured of dependence.
 LINK_SHARE_ALONE, LINK_SHARE = 0.2, 0.12
 
@@ -91,7 +105,9 @@ def candidate_blocks(domain: Domain) -> list[Block]:
         static = [Var("count"), *static]
     visit = [Var("visit", i) for i in range(len(domain.visit))]
     blocks = [Block("patient", b, a) for i, a in enumerate(static) for b in static[i + 1 :]]
-    blocks += [Block("visit", v, s) for s in static for v in visit]
+    # follow-up is a fact of the patient; what it has to do with single visits goes through their time
+    own = [s for s in static if s.kind == "count" or s.position < own_static(domain)]
+    blocks += [Block("visit", v, s) for s in own for v in visit]
     blocks += [Block("visit", b, a) for i, a in enumerate(visit) for b in visit[i + 1 :]]
     blocks += [Block("visit", v, Var("lag", v.position)) for v in visit if column_of(domain, v).name != domain.time]
     return [b for b in blocks if min(cells_of(domain, b.right), cells_of(domain, b.left or b.right)) > 1]
@@ -138,16 +154,33 @@ class _Fit:
     def __init__(
         self, panel: Patients, meter: Meter, options: PatientUnit, scale: Floats | None, rules: tuple[RowRule, ...]
     ) -> None:
-        self.panel, self.meter, self.options, self.scale, self.rules = panel, meter, options, scale, rules
-        self.domain = panel.domain
-        self.static_vars = [Var("static", i) for i in range(len(self.domain.static))]
-        self.count_vars = [Var("count")] if self.domain.visit else []
-        self.visit_vars = [Var("visit", i) for i in range(len(self.domain.visit))]
+        self.meter, self.options, self.scale = meter, options, scale
+        self.panel, self.original, self.rules = panel, panel.domain, rules
+        self._look_at(panel)
         self.measured: list[Measurement] = []
         self.per_patient = options.estimand == "patient"
         self.cap = 1.0
         self.first: dict[Var, tuple[Floats, float]] = {}
         self.centre_error = 0.0
+
+    def _look_at(self, panel: Patients) -> None:
+        """Set the columns that the passes are about."""
+        self.panel, self.domain = panel, panel.domain
+        self.own_rules = follow_up_rules(self.domain)
+        self.static_vars = [Var("static", i) for i in range(len(self.domain.static))]
+        self.count_vars = [Var("count")] if self.domain.visit else []
+        self.visit_vars = [Var("visit", i) for i in range(len(self.domain.visit))]
+
+    def _follow(self, patients: float) -> None:
+        """Add follow-up to the patients' columns where there are enough patients to learn it: a public rule."""
+        wider = followed(self.original)
+        if self.options.structure == "none" or wider is self.original:
+            return
+        cells = max(column.cells for column in wider.static[-DERIVED:])
+        bound = math.sqrt(len(wider.names) + 1)
+        error = HALF_MEAN_ABSOLUTE * cells * self.meter.deviation(bound, SHARE_FIRST) / patients
+        if error <= FOLLOW_ERROR:
+            self._look_at(FollowedPatients(self.panel, wider))
 
     # -- looks at the data -------------------------------------------------------------------------------------
 
@@ -163,6 +196,7 @@ class _Fit:
         count = np.array([self.panel.patients if self.scale is None else self.scale.sum()], dtype=np.float64)
         patients = float(self.meter.gaussian("number of patients", count, sensitivity=1.0, share=SHARE_PATIENTS)[0])
         patients = max(patients, 1.0)
+        self._follow(patients)
         everything = [*self.count_vars, *self.static_vars, *self.visit_vars]
         uniform = {var: np.full(cells_of(self.domain, var), 1 / cells_of(self.domain, var)) for var in everything}
         at_patient = [Block("patient", var) for var in (*self.count_vars, *self.static_vars)]
@@ -248,7 +282,12 @@ class _Fit:
         if self.options.structure == "none" or not blocks:
             return NOTHING
         share = LINK_SHARE if self._tables_can_pay(law, centres) else LINK_SHARE_ALONE
-        products = products_of(self.domain, blocks, centres, TARGET_WEIGHT)
+        past = [
+            Block("visit", b.right, Var("past", b.right.position)) for b in blocks if b.left and b.left.kind == "lag"
+        ]
+        if isinstance(self.domain, FollowedDomain) and (time := time_var(self.domain)) is not None:
+            past.append(Block("visit", time, Var("gap", time.position)))
+        products = products_of(self.domain, [*blocks, *past], centres, TARGET_WEIGHT)
         clip = products.typical
         exact = products.total(self.panel, centres, clip=clip, scale=self.scale)
         noisy = self.meter.gaussian("covariances of scores", exact, sensitivity=clip, share=share)
@@ -293,8 +332,8 @@ class _Fit:
         at_patient = [Block("patient", var) for var in (*self.count_vars, *self.static_vars)]
         at_visit = [Block("visit", var) for var in self.visit_vars]
         if at_visit and not self.per_patient:
-            at_visit = [*at_visit, *(Block("visit", var) for var in self.static_vars)]
-        d = len(self.domain.names)
+            at_visit = [*at_visit, *(Block("visit", var) for var in self.static_vars[: own_static(self.domain)])]
+        d = len(self.original.names)
         plan = allocate(
             law,
             self.meter.mu * math.sqrt(left),
@@ -323,14 +362,14 @@ class _Fit:
             tilted,
             pairs,
             cap=self.cap,
-            rules=self.rules,
+            rules=(*self.own_rules, *self.rules),
             linked=linked,
         )
         return NoisyModel(
             method=self.options.name,
-            domain=self.domain,
+            domain=self.original,
             patients=law.patients,
-            generator=chain,
+            generator=chain if self.domain is self.original else WithoutDerived(chain, self.original, self.own_rules),
             measurements=tuple(self.measured),
             parts=tuple(self.meter.parts),
             rules=self.rules,
