@@ -140,3 +140,22 @@ def test_slice_weights_of_both_models_are_drawn_over_the_volume(tmp_path: Path) 
         assert sum(v for c in mine for v in c.y if v is not None) == pytest.approx(27, rel=1e-4)  # 1 is the mean
     assert found.report.read_text().count("Slices along the") >= 3
     assert "Which slices mattered" not in (release.path / "report.html").read_text()
+
+
+def test_held_out_people_of_one_class_are_said_and_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = _VOLUMES.replace('images = {array = "scans", size = [10, 9, 8]}\n', "").replace("volumes.npz", "t.csv")
+    text = text.replace("[columns.finding]", '[columns.x]\ntype = "real"\nbounds = [0, 1]\n[columns.finding]')
+    text = text.split("[model]")[0] + '[model]\nname = "logistic"\n[optimizer]' + text.split("[optimizer]")[1]
+    lines = ["patient,x,finding", *(f"p{i},{(i * 37 % 60) / 60},0" for i in range(60))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "study.toml").write_text(text)
+    Ledger.create(f"sqlite:///{tmp_path}/ledger.sqlite", cap_epsilon=30.0, cap_delta=0.1).close()
+    folder = run_study(tmp_path / "study.toml", device="cpu").release.path
+    assert main(["evaluate", str(folder), "--members", "2"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of one class: AUROC is undefined" in said
+    assert "3 of 3 models are kept, with nothing to compare them by" in said
+    found = evaluate_model(folder, members=1).figures.multiplicity
+    assert found is not None and not found.compared

@@ -63,8 +63,9 @@ def _model(
         console.print(line, highlight=False)
     if found.figures.multiplicity is not None:
         m = found.figures.multiplicity
+        alike = "cannot be told apart" if m.compared else "are kept, with nothing to compare them by"
         console.print(
-            f"{m.admitted} of {m.models} models cannot be told apart; two of them contradict each other on "
+            f"{m.admitted} of {m.models} models {alike}; two of them contradict each other on "
             f"{100 * (m.disagreement or 0):.1f}% of the rows, all agree on {100 * (m.coverage or 0):.1f}%.",
             highlight=False,
         )

@@ -92,10 +92,14 @@ def multiplicity_section(m: Multiplicity | None) -> str:
     """What depends on the noise that happened to be drawn."""
     if m is None:
         return ""
+    told = (
+        f"{m.admitted} of them cannot be told apart by their AUROC (paired bootstrap over people)."
+        if m.compared
+        else "all are kept, as people of one class alone left no AUROC to compare them by."
+    )
     text = paragraph(
-        f"{m.models} models were trained under the same plan with other noise; {m.admitted} of them cannot be "
-        "told apart by their AUROC (paired bootstrap over people). Where they contradict one another, what a person is "
-        "told depends on chance."
+        f"{m.models} models were trained under the same plan with other noise; {told} Where they contradict one another, "
+        "what a person is told depends on chance."
     )
     table = Table(
         [Column("figure", "left"), Column("value"), Column("what it means", "left")],

@@ -84,6 +84,8 @@ class Multiplicity(Figure):
     ----------
     models, admitted : int
         Trained under the same plan with other noise, and those that validation cannot tell apart.
+    compared : bool
+        False where validation people of one class alone left nothing to compare by: all are admitted.
     ambiguity, discrepancy, disagreement : number
         Shares of held-out rows.
     conflict : list of number
@@ -100,6 +102,7 @@ class Multiplicity(Figure):
 
     models: int
     admitted: int
+    compared: bool = True
     ambiguity: Number
     discrepancy: Number
     disagreement: Number

@@ -168,7 +168,7 @@ def evaluate_model(
     threshold, chosen = _threshold(declared, rows, of_release)
     found: dict[str, Any] = _calibration(rows, {"this release": of_release, "non-private": plain})
     groups, notes = _groups(declared, prepared, rows, {"this release": of_release, "non-private": plain}, threshold)
-    found["groups"], found["group_notes"] = groups, [chosen, *notes]
+    found["groups"], found["group_notes"] = groups, [chosen, *_one_class(rows), *notes]
     shown = ~rows.validation_entries
     found["slices"] = slice_curves(made, held_features[shown], rows.entry_labels[shown])
     if members:
@@ -223,6 +223,18 @@ def _threshold(study: Study, rows: _Rows, by_entry: F64) -> tuple[float, str]:
         f"Threshold {value:.3f}: largest sensitivity + specificity on {int(rows.validation.sum())} validation rows, "
         "whose people are in no figure below. It is not part of the release; shipping it would have to be paid for."
     )
+
+
+def _one_class(rows: _Rows) -> list[str]:
+    """Say that figures of two classes are undefined where the people who were held out are all of one."""
+    test = ~rows.validation
+    if len(np.unique(rows.labels[test])) > 1:
+        return []
+    what = "people" if rows.unit == "contributor" else "rows"
+    return [
+        f"All {int(test.sum())} held-out {what} are of one class: AUROC is undefined, and models cannot be compared "
+        "by it. Hold more people out, or wait until there are cases of both classes."
+    ]
 
 
 def _calibration(rows: _Rows, models: dict[str, F64]) -> dict[str, Any]:
@@ -360,8 +372,9 @@ def _multiplicity(
     choose = rows.validation if rows.validation.any() else np.ones(rows.labels.size, dtype=bool)
     try:
         kept = admitted(rows.labels[choose], scores[:, choose], rows.owners[choose], metric=auroc, replicates=500)
-    except InputError:
-        kept = np.ones(len(models), dtype=bool)
+        compared = True
+    except InputError:  # one class alone: no AUROC by which one could be worse
+        kept, compared = np.ones(len(models), dtype=bool), False
     test = ~rows.validation
     said = (scores[kept][:, test] >= threshold).astype(np.int64)
     by_group: dict[str, float | None] = {}
@@ -381,6 +394,7 @@ def _multiplicity(
     return Multiplicity(
         models=len(models),
         admitted=int(kept.sum()),
+        compared=compared,
         ambiguity=mult.ambiguity(said),
         discrepancy=mult.discrepancy(said),
         disagreement=mult.disagreement(said) if len(said) > 1 else 0.0,
