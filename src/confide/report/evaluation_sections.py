@@ -98,8 +98,8 @@ def multiplicity_section(m: Multiplicity | None) -> str:
         else "all are kept, as people of one class alone left no AUROC to compare them by."
     )
     text = paragraph(
-        f"{m.models} models were trained under the same plan with other noise; {told} Where they contradict one another, "
-        "what a person is told depends on chance."
+        f"{m.models} models were trained under the same plan with other noise; {told} Where they contradict one "
+        "another, what a person is told depends on chance."
     )
     table = Table(
         [Column("figure", "left"), Column("value"), Column("what it means", "left")],

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from confide.evaluation import GroupRule, admitted, auroc, ensemble_report, youden_threshold
+from confide.evaluation.fairness import MINIMUM
 from confide.evaluation.multiplicity import conflict_by_size, disagreement, self_consistency
 from confide.studies.gallery.base import Context, GalleryStudy, Outcome, Verdict, over_repetitions
 
@@ -105,6 +106,8 @@ def _beside(split: Split, scores: list[npt.NDArray[np.float64]], members: npt.ND
         groups = rule.assign(split.table.values(rule.column)[split.test.entries[first]])
         report = ensemble_report(members, split.test.labels, groups=groups.tolist())
         for name, covered in report.coverage_by_group.items():
+            if (groups == name).sum() < MINIMUM:  # as everywhere: too few to speak of a group
+                continue
             out[f"abstention of the unanimous ensemble, {attribute} {name}"] = 1.0 - covered
     mean = np.mean([split.validation.scores(one) for one in scores], axis=0)
     cut = youden_threshold(split.validation.labels, mean)
