@@ -203,6 +203,9 @@ def test_the_command_hands_resume_on(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(synthesis_run, "fit_tables", lambda *_, **__: (_ for _ in ()).throw(InputError("stopped")))
     assert main(["synthesize", str(study), "--yes", "--ledger", url]) == 2
     monkeypatch.setattr(synthesis_run, "fit_tables", fit)
+    # What was charged goes on, also where allowances were declared meanwhile.
+    ledger.set_allowance("university", cap_epsilon=4.0, cap_delta=1e-4)
+    assert main(["synthesize", str(study), "--yes", "--ledger", url]) == 3
     assert main(["synthesize", str(study), "--yes", "--ledger", url, "--resume"]) == 0
     assert [row.state for row in ledger.reservations()] == ["committed"]
 

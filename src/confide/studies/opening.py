@@ -42,8 +42,10 @@ class HasLedger(Protocol):
         """Its `url` and `key_file`."""
 
 
-def check_ledger(study: HasLedger, base: Path, url: str | None) -> None:
+def check_ledger(study: HasLedger, base: Path, url: str | None, *, resume: bool = False) -> None:
     """Open the ledger and close it again, before anything slow is loaded: a wrong address, key or recipient shows.
+
+    A run that goes on has been charged already, so its recipient is not judged again.
 
     Raises
     ------
@@ -53,16 +55,17 @@ def check_ledger(study: HasLedger, base: Path, url: str | None) -> None:
         Allowances are declared and the study names no recipient that has one.
     """
     with open_ledger(study, base, url) as ledger:
-        ledger.check_recipient(study.ledger.recipient)
+        if not resume:
+            ledger.check_recipient(study.ledger.recipient)
 
 
 def attributes_of(study: Any) -> tuple[str, ...]:
     """Return the names of the columns that a study reads; they are public, and travel with the release."""
     columns: Mapping[str, Any] | None = getattr(study, "columns", None)
-    if columns is not None:
-        return tuple(columns)
-    sections = [study.patients, study.visits, *study.events.values()]
-    return tuple(dict.fromkeys(name for section in sections if section is not None for name in section.columns))
+    sections = [study.patients, study.visits, *study.events.values()] if columns is None else []
+    tables = [columns] if columns is not None else [section.columns for section in sections if section is not None]
+    read = [name for table in tables for name, column in table.items() if getattr(column, "role", "") != "ignore"]
+    return tuple(dict.fromkeys(read))
 
 
 def flow_of(study: Any) -> dict[str, Any]:

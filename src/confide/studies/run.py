@@ -92,7 +92,7 @@ def run_study(
         study, text, base = load_study(path), path.read_text(encoding="utf-8"), path.parent
         refuse_unconfirmed(text, where=str(path))
         if os.environ.get("RANK", "0") == "0":  # of several processes only the first knows the ledger
-            check_ledger(study, base, ledger_url)
+            check_ledger(study, base, ledger_url, resume=resume)
     require_torch()
     from confide.training import Ranks, join
 

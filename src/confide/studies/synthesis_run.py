@@ -148,7 +148,7 @@ def run_synthesis(
     )
     study.check_useful()
     base = path.parent
-    check_ledger(study, base, ledger_url)
+    check_ledger(study, base, ledger_url, resume=resume)
     plan, levels = plan_of(study)
     everybody = read_coded(study, base=base)  # refuses bad data before anything is spent
     held_out = set_aside(study, everybody)
