@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from confide.studies.opening import check_ledger, flow_of, open_ledger, refuse_u
 from confide.synthesis import Meter, NoisyModel, Panel
 from confide.synthesis.coding import Bools, Coded, read_coded
 from confide.synthesis.journal import FileJournal
-from confide.synthesis.linked import events_for, linked_patients
+from confide.synthesis.linked import bins_of, events_for, linked_patients
 from confide.synthesis.meter import gaussian_mu
 from confide.synthesis.study import SynthesisStudy, parse_synthesis_study
 
@@ -79,18 +79,28 @@ class SynthesisOutcome:
 
 @dataclass(frozen=True, eq=False)
 class FittedTables:
-    """What was learnt through noise: the model of patients and visits, and one for each event table."""
+    """What was learnt through noise: the model of patients and visits, and one for each event table.
+
+    Attributes
+    ----------
+    beside : mapping of event table to {other table: starts of the public bins of its number of rows}
+    """
 
     main: NoisyModel
     events: dict[str, NoisyModel]
+    beside: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def sample(self, patients: int | None, rng: np.random.Generator) -> tuple[Panel, dict[str, Panel]]:
         """Draw linked synthetic panels."""
         panel = self.main.sample(patients, rng=rng)
-        linked = {}
+        linked: dict[str, Panel] = {}
         for name, model in self.events.items():
+            beside = self.beside.get(name, {})
             given = [column.name for column in model.domain.static]
-            linked[name] = events_for(linked_patients(panel, given), model, rng)
+            known = linked_patients(panel, given[: len(given) - len(beside)])
+            others = {"visits": panel.counts} | {other: events.counts for other, events in linked.items()}
+            numbers = [bins_of(others[other], starts) for other, starts in beside.items()]
+            linked[name] = events_for(np.column_stack([known, *numbers]), model, rng)
         return panel, linked
 
 
@@ -374,7 +384,10 @@ def fit_tables(
         meter = meter_of(section.share, number, coded.events[name])
         events[name] = study.synthesizer().fit(coded.events[name], meter, scale=scale, rules=study.row_rules(name))
         before += section.share
-    return FittedTables(main, events)
+    beside = {
+        name: {other: study.row_bins(other) for other in section.beside} for name, section in study.events.items()
+    }
+    return FittedTables(main, events, beside)
 
 
 def _meter(

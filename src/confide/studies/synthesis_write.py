@@ -22,6 +22,7 @@ from confide.synthesis import NoisyModel, Panel
 from confide.synthesis.coding import Coded
 from confide.synthesis.columns import SynthesisColumn
 from confide.synthesis.decoding import decode
+from confide.synthesis.followup import followed
 from confide.synthesis.study import SynthesisStudy
 
 
@@ -142,6 +143,16 @@ def _cell_names(study: SynthesisStudy, table: str) -> dict[str, list[str]]:
     names = {name: column.cell_names() for name, column in {**static, **study.features(section)}.items()}
     starts = [*domain.count_starts, domain.max_visits + 1]
     names["number of visits"] = [f"{a}" if b - a == 1 else f"{a} to {b - 1}" for a, b in pairwise(starts)]
+    for other in () if table == "visits" else study.events[table].beside:
+        names[f"rows in {other}"] = [
+            f"{a}" if b - a == 1 else f"{a} to {b - 1}" if b else f"{a} or more"
+            for a, b in pairwise([*study.row_bins(other), 0])
+        ]
+    wider = followed(domain)
+    if wider is not domain and domain.time is not None:
+        none = ["none"] if domain.min_visits == 0 else []
+        names[wider.static[-2].name] = names[domain.time] + none
+        names[wider.static[-1].name] = [f"{bins} bins" for bins in range(len(names[domain.time]))] + none
     return names
 
 

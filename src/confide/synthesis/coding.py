@@ -21,6 +21,7 @@ from confide.data.table import encode
 from confide.errors import InputError, nearest
 from confide.synthesis.columns import SynthesisColumn
 from confide.synthesis.domain import Ints, Panel
+from confide.synthesis.linked import bins_of
 from confide.synthesis.preparing import check_grid, one_row_each, rolled_up, time_since
 from confide.synthesis.sections import EventsSection, PatientsSection, VisitsSection
 from confide.synthesis.study import SynthesisStudy
@@ -121,7 +122,10 @@ def read_coded(study: SynthesisStudy, *, base: Path) -> Coded:
     for name, section in study.events.items():
         rows, numbers, cells[name] = _rows(study, section, name, ids, raw, base, clipped)
         given = [names.index(column) for column in study.given(name)]
-        events[name] = Panel(study.event_domain(name), static[:, given], rows, numbers, numbers_of(ids))
+        others = {"visits": counts} | {other: panel.counts for other, panel in events.items()}
+        beside = [bins_of(others[other], study.row_bins(other)) for other in section.beside]
+        known = np.column_stack([static[:, given], *beside])
+        events[name] = Panel(study.event_domain(name), known, rows, numbers, numbers_of(ids))
     panel = Panel(study.domain(), static, visit, counts, numbers_of(ids))
     return Coded(panel, ids, levels, events, cells, clipped)
 

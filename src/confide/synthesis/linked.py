@@ -4,8 +4,8 @@ The engine models patients and visits jointly. A further event table (relapses, 
 patient's columns it depends on, and its events. To link it, a pool of synthetic patients is drawn from that model, and
 every patient of the main table takes the events of a pool patient with the same values in those columns; where the pool
 has none, columns are dropped from the end of the list until one is found. All of this happens on released figures and
-costs nothing. What it cannot carry over is a dependence between events and visits that the patient's columns do not
-explain.
+costs nothing. Where the study says that an event table stands beside others, the number of rows a patient has there is
+one more column. What it cannot carry over is a dependence between events and visits that neither explains.
 """
 
 from __future__ import annotations
@@ -68,6 +68,12 @@ def _matched(mine: Ints, theirs: Ints, rng: np.random.Generator) -> Ints:
     sorted_keys = mine[mixed]
     rank[mixed] = np.arange(len(mine)) - np.searchsorted(sorted_keys, sorted_keys, side="left")
     return np.where(found, order[first[at] + rank % number[at]], -1).astype(np.int64)
+
+
+def bins_of(counts: Ints, starts: Sequence[int]) -> Ints:
+    """Return the public bin of each number of rows."""
+    place = np.searchsorted(np.asarray(starts, dtype=np.int64), counts, side="right") - 1
+    return np.clip(place, 0, None).astype(np.int64)
 
 
 def linked_patients(panel: Panel, names: Sequence[str]) -> Ints:

@@ -71,10 +71,15 @@ class VisitsSection(TableSection):
 class EventsSection(VisitsSection):
     """``[events.NAME]``: a further table of events in order (relapses, treatments), generated from the patient's row.
 
+    What it has to do with other tables beyond the patient's columns is carried by numbers of rows (`beside`).
+
     Attributes
     ----------
     given : tuple of str, optional
         The patient's columns it depends on; default all of them. Fewer columns leave more budget for the events.
+    beside : tuple of str
+        Tables whose number of rows a patient has (in public bins that double) matters for these events: "visits", or
+        event tables declared before this one. Patients with many relapses then are those with many treatments.
     share : float
         Part of the squared Gaussian budget.
     """
@@ -82,6 +87,7 @@ class EventsSection(VisitsSection):
     max_visits: int = Field(ge=1, le=10_000, alias="max_events")
     min_visits: Literal[0, 1] = Field(default=0, alias="min_events")
     given: tuple[str, ...] | None = Field(default=None, min_length=1)
+    beside: tuple[str, ...] = ()
     share: float = Field(default=0.2, gt=0, lt=1)
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True)

@@ -22,6 +22,7 @@ a bin, the largest number of visits) has to be declared from public knowledge: n
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -32,7 +33,7 @@ from confide.ledger.section import LedgerSection, LinkageSection
 from confide.synthesis.base import RowRule, Synthesizer
 from confide.synthesis.columns import SynthesisColumn
 from confide.synthesis.declared_rules import Columns, Rule, row_rule
-from confide.synthesis.domain import Domain
+from confide.synthesis.domain import Column, Domain, visit_bins
 from confide.synthesis.methods import METHODS, WITHOUT_BUDGETS, WITHOUT_RULES
 from confide.synthesis.sections import EvaluationSection, EventsSection, PatientsSection, VisitsSection
 from confide.synthesis.useful import smallest_useful_epsilon
@@ -248,7 +249,26 @@ class SynthesisStudy(_Section):
     def event_domain(self, name: str) -> Domain:
         """Return the coded domain of an event table with the patient's columns it is generated from."""
         section = self.events[name]
-        return _domain(self.given(name), section, self.features(section), None)
+        domain = _domain(self.given(name), section, self.features(section), None)
+        return replace(domain, static=(*domain.static, *self.beside(name)))
+
+    def beside(self, name: str) -> tuple[Column, ...]:
+        """Return, for every table an event table stands beside, the column of how many rows a patient has there."""
+        section, before = self.events[name], list(self.events)[: list(self.events).index(name)]
+        known = ["visits", *before] if self.visits is not None else before
+        for other in section.beside:
+            if other not in known:
+                raise ValueError(
+                    f"[events.{name}] beside names {other!r}; it may name "
+                    + (", ".join(known) if known else "nothing here, as no table stands before it")
+                )
+        return tuple(Column(f"rows in {other}", len(self.row_bins(other)), ordinal=True) for other in section.beside)
+
+    def row_bins(self, table: str) -> tuple[int, ...]:
+        """Return the starts of the public bins of how many rows a patient has in a table: 0, 1, 2, 4, 8 and so on."""
+        section = self.visits if table == "visits" else self.events[table]
+        assert section is not None
+        return tuple(start for start in visit_bins(section.max_visits, 2.0) if start >= section.min_visits)
 
     def synthesizer(self) -> Synthesizer:
         """Return the method that was asked for."""
