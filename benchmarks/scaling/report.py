@@ -30,9 +30,9 @@ own with `PrivateRun` or `confide.Trainer` joins in the same way when torchrun s
 
 * **Contributors are shared out, never entries.** Every process evaluates the same secret coins, so the same people are
   drawn whatever the number of processes; each contributor goes whole to one of them, balanced by numbers of entries.
-* **Noise is added once.** The sums meet on the first process, which alone adds noise, and the others get a copy of the
-  result. In the compiled step measured below each process adds up and noises its own part of the model instead
-  (reduce-scatter, noise, all-gather), which is the same noise at less work.
+* **Noise is added once.** On GPUs each process adds up one part of the model (reduce-scatter), adds the noise of that
+  part and of nothing else, and hands it around (all-gather). With noise that is drawn on the host the sums meet on the
+  first process, which alone adds noise, and the others get a copy of the result.
 * **One process speaks.** Only the first opens the ledger and writes checkpoint, certificate and release. When a
   process dies the others stop; the checkpoint and the reservation stay.
 * What passes between processes is not encrypted: use hosts and networks that may see the private data.
@@ -52,7 +52,9 @@ the model is made and rehearsed in host memory first. Its noise does not depend 
 checkpoints move here too.
 
 The figures below are of the compiled step with its exchange, as `benchmarks/scaling` runs it. A loop of `PrivateRun`
-adds reading data, drawing, checks and records to that, which this page does not measure.
+adds reading data, drawing, checks and records to that, which this page does not measure. Steps are replayed as CUDA
+graphs, as in training, unless a row says "launched"; memory is that of the launched step. "Times one" compares with one
+process of the same way of running.
 
 """
 
@@ -63,7 +65,12 @@ def _machine(row: dict[str, Any]) -> str:
 
 def _efficiency(row: dict[str, Any], one: dict[str, Any]) -> float:
     """Throughput over that of one process times the number of processes."""
-    return float(row["entries_per_s"] / one["entries_per_s"] / row["world"])
+    return float(row["entries_per_s"] / _one(row, one) / row["world"])
+
+
+def _one(row: dict[str, Any], one: dict[str, Any]) -> float:
+    """Entries a second of one process that ran in the same way."""
+    return float(row.get("one_entries_per_s", one["entries_per_s"]))
 
 
 def _speed(rows: list[dict[str, Any]]) -> list[str]:
@@ -83,10 +90,10 @@ def _speed(rows: list[dict[str, Any]]) -> list[str]:
         for row in sorted(mine, key=lambda r: (r["scaling"] != "weak", r["world"])):
             peak = f"{row['peak_mb']:.0f}" if "peak_mb" in row else "-"
             share = f"{row['communication_ms']:.2f} ({row['communication_ms'] / row['ms']:.1%})"
-            kind = "weak" if row["scaling"] == "weak" else "strong"
+            kind = row["scaling"] + (f" ({row['note']})" if "note" in row else "")
             out.append(
                 f"| {kind} | {row['world']} | {row['batch']} | {row['ms']:.2f} | {row['entries_per_s']:.0f} | "
-                f"{row['entries_per_s'] / first['entries_per_s']:.2f} | {_efficiency(row, first):.3f} | {peak} | "
+                f"{row['entries_per_s'] / _one(row, first):.2f} | {_efficiency(row, first):.3f} | {peak} | "
                 f"{share} |"
             )
         out.append("")
@@ -205,6 +212,8 @@ def write(rows: Path, results: Path, page: Path) -> None:
         page.with_suffix(".svg").write_text(plot)
         text.append("![Weak scaling](scaling.svg)\n")
     text += _speed([row for row in good if row["cell"] == "speed"])
+    if any("note" in row and row["scaling"] == "strong" for row in good if row["cell"] == "speed"):
+        text += ["Strong scaling was measured before steps were replayed; with replay it was not.", ""]
     text += _checks(good)
     worlds = sorted({row["world"] for row in good if row["device"] != "cpu"})
     missing = _missing(good)

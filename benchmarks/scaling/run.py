@@ -127,9 +127,13 @@ def compiled_sums(name: str, work: Workload, batch: int, device: torch.device, c
         return step.run(x, y, units, weights, clips, EACH).gradients
 
     sums()
-    if device.type == "cuda":
+    took, peak = time.perf_counter() - began, None
+    if device.type == "cuda":  # memory of the launched step: what a recording keeps is not counted as allocated
         torch.cuda.synchronize()
-    STEPS[name, batch] = sums, engine, time.perf_counter() - began
+        torch.cuda.reset_peak_memory_stats()
+        sums()
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    STEPS[name, batch] = sums, engine, took, peak
     return STEPS[name, batch]
 
 
@@ -204,10 +208,12 @@ def timed(run: Callable[[], list[Any]], device: torch.device, repeats: int, rank
 def speed(name: str, work: Workload, kind: str, ranks: Ranks, device: torch.device, compiled: bool) -> dict[str, Any]:
     batch = work.batch if kind == "weak" else work.batch // ranks.world
     repeats = 30 if device.type == "cuda" else 5
-    step, engine, first = compiled_sums(name, work, batch, device, compiled)
+    step, engine, first, peak = compiled_sums(name, work, batch, device, compiled)
     run, size = private_step(step, engine, batch // EACH, ranks, device)
     row = {"cell": "speed", "workload": name, "scaling": kind, "batch": batch * ranks.world, "parameters": size}
     row |= timed(run, device, repeats, ranks) | {"first_s": round(first, 2)}
+    if peak is not None:
+        row["peak_mb"] = round(peak, 3)
     row["communication_ms"] = round(communication(size, ranks, device, repeats), 3)
     row["entries_per_s"] = round(1e3 * row["batch"] / row["ms"], 2)
     return row
