@@ -33,6 +33,12 @@ def run(tmp_path, capsys, monkeypatch):
 def test_a_hospital_from_the_first_data_set_to_erasure(run, tmp_path):
     pl.DataFrame({"patient": PEOPLE, "images": [1, 1, 2, 2, 3, 3]}).write_parquet(tmp_path / "ids.parquet")
     run("data-set", "x-rays", tmp_path / "ids.parquet", "--contributor", "patient", "--entries", "images")
+    pl.DataFrame({"patient": ["p0", "later"], "images": [1, 2]}).write_parquet(tmp_path / "more.parquet")
+    add = ("--contributor", "patient", "--entries", "images", "--add")
+    assert "no data set" in run("data-set", "absent", tmp_path / "more.parquet", *add, code=2)
+    run("data-set", "x-rays", tmp_path / "more.parquet", *add)
+    assert "version 2" in run("data-set")
+    run("erase", "later", "--yes", "--override", "never was a patient")
     assert json.loads(run("data-set", "--json"))[0]["contributors"] == 6
     run("level", "basic", "--cap-epsilon", 2, "--purpose", "research", "--recipient", "university")
     (tmp_path / "ids.txt").write_text("p0\np1\n")
