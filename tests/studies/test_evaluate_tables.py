@@ -61,6 +61,8 @@ not_after = "futime"
 [privacy]
 epsilon = 5.0
 delta = 1e-5
+[sample]
+tables = 2
 [evaluation]
 holdout = 0.3
 outcome = "died"
@@ -131,6 +133,7 @@ def test_everything_declared_is_measured(evaluated):
         assert majority == [0.5]
         assert {r.trained_on for r in u.rows if r.learner != "any"} >= {
             "synthetic",
+            "synthetic, all 2 tables",
             "real",
             "real + synthetic",
         }

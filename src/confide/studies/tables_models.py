@@ -69,6 +69,13 @@ def _utility(
     few = visit_table(tables.train.subset(np.arange(tables.train.panel.patients) < FEW))
     training: dict[str, CodedTable] = {"synthetic": made, "real": real}
     pairs = [("synthetic", "real", "synthetic instead of real")]
+    if tables.further:
+        every = made
+        for other in tables.further:
+            every = models.stacked(every, visit_table(other))
+        label = f"synthetic, all {len(tables.further) + 1} tables"
+        training[label] = every
+        pairs.append((label, "synthetic", "all synthetic tables instead of the first"))
     if len(made.patient) and len(real.patient):
         training["real + synthetic"] = models.stacked(real, made)
         pairs.append(("real + synthetic", "real", "synthetic added to real"))

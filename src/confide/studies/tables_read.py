@@ -35,6 +35,8 @@ class EvaluationTables:
     later : Coded or None
         Patients at or after the cut in time.
     synthetic : Coded
+    further : tuple of Coded
+        Further tables drawn from the same noisy model ([sample] tables).
     """
 
     study: SynthesisStudy
@@ -42,6 +44,7 @@ class EvaluationTables:
     held_out: Coded
     later: Coded | None
     synthetic: Coded
+    further: tuple[Coded, ...] = ()
 
 
 def read_for_evaluation(study: SynthesisStudy, release: Release, *, base: Path) -> EvaluationTables:
@@ -60,11 +63,19 @@ def read_for_evaluation(study: SynthesisStudy, release: Release, *, base: Path) 
         everybody.subset(coin & ~late),
         everybody.subset(late) if study.evaluation.over_time is not None else None,
         read_released(study, release.path),
+        tuple(read_released(study, release.path, number) for number in range(2, study.sample.tables + 1)),
     )
 
 
-def read_released(study: SynthesisStudy, folder: Path) -> Coded:
-    """Read the released tables by the study's own declarations; a value outside them would be refused."""
+def read_released(study: SynthesisStudy, folder: Path, number: int = 1) -> Coded:
+    """Read the released tables by the study's own declarations; a value outside them would be refused.
+
+    Parameters
+    ----------
+    number : int
+        Which of the tables drawn from the one noisy model.
+    """
+    drawn = "" if number == 1 else f"-{number}"
 
     def at(name: str, section: Any, **more: Any) -> Any:
         columns = {
@@ -73,7 +84,7 @@ def read_released(study: SynthesisStudy, folder: Path) -> Coded:
             if column.role == "feature"
         }
         changes = {
-            "source": f"{name}.parquet",
+            "source": f"{name}{drawn}.parquet",
             "contributor": "patient",
             "entry": None,
             "query": None,
