@@ -126,6 +126,46 @@ def test_what_if_asks_the_studys_ledger_for_the_studys_recipient(clinic: Clinic,
     assert main(["ledger", "what-if", str(clinic.study), "--recipient", "somebody else"]) == 3
 
 
+def test_a_declared_table_makes_two_ids_one_person(clinic: Clinic) -> None:
+    rows = (clinic.home / "visits.csv").read_text().splitlines()
+    clinic.write(texts={'entry = "visit"': 'persons = "persons.csv"'})
+    (clinic.home / "persons.csv").write_text("id,person\np000,p001\np002,anna-7\n")
+    plain = len({row.split(",")[0] for row in rows[1:]})
+    release = clinic.run().release
+    with Ledger.open(clinic.url) as ledger:
+        assert ledger.status().contributors <= plain - 1
+        assert not ledger.remaining("p000").known and not ledger.remaining("p002").known
+    linkage = release.certificate.linkage
+    assert linkage is not None and linkage.method == "table" and "visits.csv" in linkage.rule
+    assert not [name for name in ("p000", "anna-7") if name in (release.path / "certificate.json").read_text()]
+    for text, words in (
+        ("id,person\np000,a\np000,b\n", "twice"),
+        ("id,who\np000,a\n", "unknown column"),
+        ("id,person\np000,\n", "missing"),
+    ):
+        (clinic.home / "persons.csv").write_text(text)
+        with pytest.raises(InputError, match=words):
+            clinic.run()
+    clinic.write(texts={'contributor = "patient"\nentry = "visit"': 'contributor = "row"\npersons = "persons.csv"'})
+    with pytest.raises(InputError, match="table of persons"):
+        runs.load_study(clinic.study)
+
+
+def test_two_ids_of_one_person_are_charged_as_one(clinic: Clinic) -> None:
+    """The person's class is that of all their entries, and the pairs of the plan are those of one contributor."""
+    from confide.data import SourceSpec, read_sources
+    from confide.studies.prepare import schema_of
+
+    clinic.write(texts={'entry = "visit"': ""})
+    study = runs.load_study(clinic.study)
+    (clinic.home / "persons.csv").write_text("id,person\np000,p001\n")
+    spec = SourceSpec(source="visits.csv", contributor="patient", persons="persons.csv")
+    linked = read_sources([spec], schema_of(study), base=clinic.home)
+    plain = read_sources([spec.model_copy(update={"persons": None})], schema_of(study), base=clinic.home)
+    counts = [dict(zip(t.index.ids.tolist(), t.index.counts.tolist(), strict=True)) for t in (linked, plain)]
+    assert counts[0]["p001"] == counts[1]["p000"] + counts[1]["p001"] and "p000" not in counts[0]
+
+
 def test_a_linkage_that_is_no_pseudonym_needs_its_rule(clinic: Clinic) -> None:
     address(clinic, '\n[linkage]\nmethod = "private records"\n')
     with pytest.raises(InputError, match="rule"):

@@ -108,6 +108,9 @@ class SourceSpec(_Declared):
         Expected hash of the file.
     images : ImageSpec, optional
         Pictures named by a column of the table.
+    persons : str, optional
+        CSV file with the columns id and person: a declared table of ids that are one person. An id that it names is
+        replaced by its person, every other id stays as it is.
     """
 
     source: str = Field(min_length=1)
@@ -119,6 +122,7 @@ class SourceSpec(_Declared):
     decimal: Literal[".", ","] = "."
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     images: ImageSpec | None = None
+    persons: str | None = None
 
     @property
     def kind(self) -> Literal["named", "sql", "parquet", "csv", "npz"]:
@@ -133,6 +137,8 @@ class SourceSpec(_Declared):
 
     @model_validator(mode="after")
     def _consistent(self) -> SourceSpec:
+        if self.persons is not None and self.contributor == "row":
+            raise ValueError('has a table of persons, but contributor = "row": name the column of ids')
         if self.kind == "sql":
             if "://" in self.source and _has_password(self.source):
                 # The address is not repeated here: it holds the password.

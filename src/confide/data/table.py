@@ -350,6 +350,27 @@ def read_sources(specs: Sequence[SourceSpec], schema: Schema, *, base: Path = Pa
     return _assemble([_read_part(number, spec, schema, base) for number, spec in enumerate(specs)], schema)
 
 
+def _persons(owners: list[str], spec: SourceSpec, base: Path) -> list[str]:
+    """Replace ids by the persons that a declared table names; every other id stays as it is.
+
+    Nothing is added to either, so that a person is the same contributor for the ledger in every study, whether their
+    ids came through a table or not.
+    """
+    assert spec.persons is not None
+    links, origin = read_source(SourceSpec(source=spec.persons, contributor="id"), base=base)
+    _check_columns(links, ["id", "person"], origin)
+    ids, people = (contributor_ids(links, name, origin, name) for name in ("id", "person"))
+    table = dict(zip(ids, people, strict=True))
+    if len(table) < len(ids):
+        raise InputError(
+            "an id stands twice in the table of persons",
+            where=origin.at("id"),
+            expected="one person for each id: an entry of two people belongs to neither",
+            remedy="keep one row for each id",
+        )
+    return [table.get(one, one) for one in owners]
+
+
 @dataclass
 class _Part:
     """One source, read."""
@@ -379,6 +400,7 @@ def _read_part(number: int, spec: SourceSpec, schema: Schema, base: Path) -> _Pa
                 remedy=f"remove [columns.{spec.contributor}]",
             )
         owners = contributor_ids(frame, spec.contributor, origin, "contributor id")
+        owners = owners if spec.persons is None else _persons(owners, spec, base)
     entries: list[str] | None = None
     if spec.entry is not None:
         _check_columns(frame, [spec.entry], origin)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from confide.contributors import Linkage
 from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.release import FlowFacts
@@ -66,6 +67,15 @@ def attributes_of(study: Any) -> tuple[str, ...]:
     tables = [columns] if columns is not None else [section.columns for section in sections if section is not None]
     read = [name for table in tables for name, column in table.items() if getattr(column, "role", "") != "ignore"]
     return tuple(dict.fromkeys(read))
+
+
+def linkage_of(study: Any) -> Linkage:
+    """Return how people were linked, for the certificate: as the study says, or by its tables of persons."""
+    declared: Linkage = study.linkage.linkage
+    tables = [source.label for source in getattr(study, "data", ()) if source.persons is not None]
+    if not tables or study.linkage.rule is not None:
+        return declared
+    return Linkage("table", f"declared tables of ids for {', '.join(tables)}; else equal ids are one person")
 
 
 def flow_of(study: Any) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def _people(study: Study) -> int:
 
 def _write(table: pl.DataFrame, source: SourceSpec, home: Path, rng: np.random.Generator) -> SourceSpec:
     """Write the table, with random pictures of the declared size where there are any; return where it is now."""
-    alone = {"query": None, "sha256": None, "separator": ",", "decimal": "."}
+    alone = {"query": None, "sha256": None, "separator": ",", "decimal": ".", "persons": None}
     if source.images is None:
         table.write_parquet(home / "table.parquet")
         return source.model_copy(update={"source": "table.parquet", **alone})

@@ -15,7 +15,7 @@ from confide.release import AssumedPublic, LedgerReference, PaidMetric, Release,
 from confide.report import InternalFigures, guarantee_sentence, internal_report, release_report
 from confide.studies import search
 from confide.studies.file import BudgetColumn, Study
-from confide.studies.opening import stated_flow
+from confide.studies.opening import linkage_of, stated_flow
 from confide.studies.prepare import schema_of
 from confide.studies.search import WINNER_FILE
 
@@ -51,7 +51,7 @@ def assemble(
         precision=arithmetic or str(next(model.parameters()).dtype).removeprefix("torch."),
         ledger=receipt,
         flow=stated_flow(study),
-        linkage=study.linkage.linkage,
+        linkage=linkage_of(study),
         # the end of a search minus its beginning, which the folder is named for, would tell the number of runs
         created=None if study.search is None else begun_at(final_name),
     )
