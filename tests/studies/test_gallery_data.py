@@ -221,3 +221,15 @@ def test_studies_run_small_on_the_papers_own_data(tmp_path: Path, name: str, sha
         write_cifar10(tmp_path)
     found = gallery.run_study_of_gallery(gallery.study(name), gallery.Context(data=tmp_path))
     assert not found.simulation and found.figures
+
+
+def test_the_study_on_scattering_compares_with_what_is_published(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 120), ("t10k", 60)):
+        labels = np.arange(count) % 10
+        write_idx(tmp_path, f"{split}-images-idx3-ubyte", rng.integers(0, 200, (count, 12, 12)), packed=True)
+        write_idx(tmp_path, f"{split}-labels-idx1-ubyte", labels, packed=True)
+    found = gallery.run_study_of_gallery(gallery.study("scattering"), gallery.Context(data=tmp_path))
+    papers = {f.what: f.paper for f in found.figures if f.what.startswith("test")}
+    assert papers == {f"test accuracy, mnist, epsilon {e}": p for e, p in (("1", 0.981), ("3", 0.987), ("8", 0.987))}
+    assert found.verdict == "does not hold" and "mnist at 8" in found.why

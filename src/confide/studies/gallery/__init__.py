@@ -36,6 +36,7 @@ _MODULES = (
     "segmentation",
     "smoothnet",
     "scalenorm",
+    "scattering",
 )
 
 
