@@ -159,7 +159,7 @@ def ours(model: Any, work: Any, x: Any, y: Any, kind: str, engine_name: str, pre
             with engine.capture():
                 losses = work.loss(model(x), y)
             engine.add(losses, unit, weight, clips)
-            move([g.to(torch.float32) for g in engine.take().gradients], count)
+            move([g.to(torch.float32) for g in engine.take(native=True).gradients], count)
 
         return eager
     each = None if kind == "nih" else int(kind)

@@ -197,3 +197,39 @@ def test_an_input_that_needs_a_gradient_changes_nothing():
         found.append(engine.clipped_sum(lambda r, v=mine: squared(model(v[r]), y[r]), range(4), [1] * 4, [0.1] * 4))
     for a, b in zip(found[0].gradients, found[1].gradients, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("counts", [[2, 2, 2], [1, 4, 2], [1, 1]])
+def test_many_filters_one_unit_at_a_time_equal_torch_func(counts):
+    units, weights, clips, x, y = batch(counts, 3, torch.float64)
+    model = nn.Sequential(
+        nn.Conv1d(4, 64, 3, padding=1), nn.ReLU(), nn.Conv1d(64, 66, 3, stride=2, dilation=2, padding=1), nn.Flatten(),
+        nn.Linear(132, 2),
+    ).double()  # fmt: skip
+    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
+    engine = ClippingEngine(model, FAST)
+    total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
+    np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
+    for a, b in zip(total.gradients, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_sums_stay_as_they_are_when_a_step_takes_several_batches():
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(3, 2), torch.randn(6, 3), torch.randn(6)
+    engine = ClippingEngine(model, FAST)
+    one, units = np.full(2, 0.5), np.arange(2)
+    parts = []
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        with engine.capture():
+            losses = squared(model(x[rows]), y[rows])
+        engine.add(losses, units, np.ones(2), one)
+        parts.append(engine.take())
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        with engine.capture():
+            losses = squared(model(x[rows]), y[rows])
+        engine.add(losses, units, np.ones(2), one)
+    whole = engine.take(native=True)
+    for i, value in enumerate(whole.gradients):
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(value, sum(part.gradients[i] for part in parts), rtol=1e-12, atol=1e-12)

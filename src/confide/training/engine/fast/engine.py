@@ -117,7 +117,7 @@ class FastClippingEngine(ClippingEngine):
         kernels.check(device)
         self._sums.count(losses)
         sums, norms, factors = self.sums(losses, weight, blocks, clip)
-        self._sums._accumulate([value.double() for value in sums], norms, factors)
+        self._sums._accumulate(sums, norms, factors)  # float64 from the second physical batch of a step on
 
     def sums(self, losses: Tensor, weight: Tensor, blocks: Blocks, clip: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Return the clipped sum of every parameter, the norms and the factors of the units (float64).
@@ -143,8 +143,8 @@ class FastClippingEngine(ClippingEngine):
                 start = found.new_zeros(self.parameters[position].shape) if start is None else start
                 found = torch.cat([start[:row], start[row : row + len(found)] + found, start[row + len(found) :]])
             out[position] = found
-        zeros = (torch.zeros_like(value, dtype=wide) for value in self.parameters)
-        return [z if value is None else value for z, value in zip(zeros, out, strict=True)], norms, factors
+        pairs = zip(self.parameters, out, strict=True)
+        return [torch.zeros_like(p, dtype=wide) if value is None else value for p, value in pairs], norms, factors
 
     def clipped_pieces(
         self, losses: Tensor, weight: Tensor, blocks: Blocks, clip: Tensor

@@ -73,18 +73,26 @@ def _convolution(use: Use) -> dict[str, Piece]:
     assert isinstance(gradient, partial)
     settings, shape = gradient.keywords["settings"], gradient.keywords["shape"]
     a, g = use.inputs[0].flatten(0, 1), use.grad.flatten(0, 1)
-    if gradient.keywords["transposed"] or not kernels.takes(a, shape, settings):
+    if gradient.keywords["transposed"]:
         return _by_rule(use)
     out: dict[str, Piece] = {}
-    if "weight" in use.site.parameters:
-        found = kernels.convolution_gradients(a.to(g.dtype), g, use.blocks, shape, settings, use.inputs[0].shape[1])
-        stored = torch.Size((shape[0], *shape[2:], shape[1]))
-        turn = (0, 3, 1, 2)
-        out["weight"] = Kept(found.values.flatten(1), stored, use.arithmetic, turn=turn, square=found.square)
+    if kernels.one_by_one(a, shape, settings) and "weight" in use.site.parameters:
+        found = kernels.convolution_by_unit(a, g, use.blocks, shape, settings, use.inputs[0].shape[1])
+        out["weight"] = use.kept(found)
+    elif not kernels.takes(a, shape, settings):
+        return _by_rule(use)
+    elif "weight" in use.site.parameters:
+        out["weight"] = _convolution_weight(use, a, g, shape, settings)
     if "bias" in use.site.parameters:
         each = use.wide(g).flatten(2).sum(2).reshape(*use.grad.shape[:2], -1).sum(1)
         out["bias"] = use.kept(use.blocks.sums(each))
     return out
+
+
+def _convolution_weight(use: Use, a: Tensor, g: Tensor, shape: torch.Size, settings: dict[str, Any]) -> Kept:
+    found = kernels.convolution_gradients(a.to(g.dtype), g, use.blocks, shape, settings, use.inputs[0].shape[1])
+    stored = torch.Size((shape[0], *shape[2:], shape[1]))
+    return Kept(found.values.flatten(1), stored, use.arithmetic, turn=(0, 3, 1, 2), square=found.square)
 
 
 def _standardised(use: Use) -> dict[str, Piece]:
