@@ -152,7 +152,10 @@ def _cell_names(study: SynthesisStudy, table: str) -> dict[str, list[str]]:
     if wider is not domain and domain.time is not None:
         none = ["none"] if domain.min_visits == 0 else []
         names[wider.static[-2].name] = names[domain.time] + none
-        names[wider.static[-1].name] = [f"{bins} bins" for bins in range(len(names[domain.time]))] + none
+        names[wider.static[-1].name] = [
+            "same bin" if bins == 0 else f"{bins} bin{'s' * (bins > 1)} later"
+            for bins in range(len(names[domain.time]))
+        ] + none
     return names
 
 
