@@ -34,7 +34,8 @@ def overview(context: typer.Context) -> None:
     for name in gallery.names():
         study, found = gallery.study(name), gallery.kept_finding(name)
         verdict = "not run yet" if found is None else f"{found.verdict} ({found.date}). {found.why}"
-        table.add_row(name, study.claim, ("SIMULATION. " if study.simulation else "") + study.data, verdict)
+        data, simulated = (study.data, study.simulation) if found is None else (found.data, found.simulation)
+        table.add_row(name, study.claim, ("SIMULATION. " if simulated else "") + data, verdict)
     console = Console()
     console.print(table)
     console.print("Run one again: confide studies run NAME", highlight=False)
