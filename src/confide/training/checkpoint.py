@@ -94,3 +94,31 @@ def _damaged(path: Path) -> RunError:
         expected="a file that confide wrote, unchanged",
         remedy="restore it from a backup, or delete it and start again (what was reserved stays reserved)",
     )
+
+
+_NAMES = {
+    "plan": "the plan",
+    "data": "the data",
+    "admitted": "the set of admitted contributors",
+    "model": "the model",
+    "optimizer": "the optimizer",
+    "noise": "the kind of noise",
+    "methods": "the methods",
+}
+
+
+def compare(kept: dict[str, Any], now: dict[str, Any], path: Path | None) -> None:
+    """Refuse to go on with anything else than what the checkpoint was written for.
+
+    Raises
+    ------
+    InputError
+    """
+    for name, value in ({"methods": None} | now).items():
+        if kept.get(name) != value:
+            raise InputError(
+                f"{_NAMES[name]} changed since the checkpoint was written",
+                where=str(path),
+                expected="the same plan, data, model and optimizer as when the run began",
+                remedy="restore what was changed, or start a new run (what was reserved stays reserved)",
+            )

@@ -36,15 +36,15 @@ from confide.errors import InputError, RunError
 from confide.mechanisms import NoiseSource, SecureNoise, noise_for_step
 from confide.planning import Plan
 from confide.training.assign import assign, check_optimizer, make_sampler
-from confide.training.checkpoint import read_checkpoint, write_checkpoint
+from confide.training.checkpoint import compare, read_checkpoint, write_checkpoint
 from confide.training.dataset import ContributorDataset, call_model, to_device
-from confide.training.device_noise import add_noise
-from confide.training.distributed import Exchange, Ranks, Share, join
+from confide.training.distributed import Ranks, Share, join
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import Chunk, chunks
 from confide.training.keys import RunKeys, key_from_seed
 from confide.training.methods.choice import MethodRun, Methods
 from confide.training.noise import keyed_noise
+from confide.training.noising import from_host, from_stream
 from confide.training.rehearsal import ENTRIES, Example, Rehearsal, example_of, rehearse
 from confide.training.result import TrainingResult, empty_figures, keep_figures
 from confide.training.taking import Taking
@@ -394,45 +394,22 @@ class PrivateRun:
         return self._ranks.total(part, share, self._device, gradients=not streamed)
 
     def _noise_and_divide(self, total: ClippedSum) -> None:
-        if self._streamed and self._ranks.world > 1:  # each adds up and noises a part of its own: see Exchange
-            key, scale, divisor = self._keys.noise_key(), self._methods.scale, self._methods.divisor
-
-            def noised(part: Tensor, begin: int) -> Tensor:
-                add_noise([part], key, scale=scale, denominator=divisor, begin=begin)
-                return part
-
-            sums = Exchange(self._ranks, self.engine.parameters)(self._wide(total), noised)
-            for value, found in zip(self.engine.parameters, sums, strict=True):
-                value.grad = found.to(value.dtype)
-            return
-        if self._ranks.first:  # noise is added in one place, whatever the number of processes
+        if self._streamed or self._ranks.first:  # a source on the host serves one process for all
             self._set_gradients(total)
-        self._ranks.spread_gradients(self.engine.parameters)
+        if not self._streamed:
+            self._ranks.spread_gradients(self.engine.parameters)
 
     def _states(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Weights and state of the optimiser."""
         return self.model.state_dict(), self.optimizer.state_dict()
 
-    def _wide(self, total: ClippedSum) -> list[Tensor]:
-        """The sums in float32, or in float64 for float64 models."""
-        wide = all(value.dtype == torch.float64 for value in self.engine.parameters)
-        return [value.to(torch.float64 if wide else torch.float32).contiguous() for value in total.gradients]
-
     def _set_gradients(self, total: ClippedSum) -> None:
+        parameters, key, methods = self.engine.parameters, self._keys.noise_key(), self._methods
         if self._streamed:
-            sums, key = self._wide(total), self._keys.noise_key()
-            add_noise(sums, key, scale=self._methods.scale, denominator=self._methods.divisor)
-            for value, part in zip(self.engine.parameters, sums, strict=True):
-                value.grad = part.to(value.dtype)
-            return
-        source = self._source(self._keys.noise_key(), self._keys.step)
-        flat = torch.cat([value.reshape(-1) for value in total.gradients]).cpu().numpy()
-        noisy = torch.from_numpy(self._methods.noisy(flat, source))
-        start = 0
-        for value in self.engine.parameters:
-            part = noisy[start : start + value.numel()].reshape(value.shape)
-            start += value.numel()
-            value.grad = part.to(value.device, value.dtype)
+            from_stream(parameters, total.gradients, self._ranks, key, methods.scale, methods.divisor)
+        else:
+            source = self._source(key, self._keys.step)
+            from_host(parameters, total.gradients, lambda flat: methods.noisy(flat, source))
 
     def _move_clip(self, total: ClippedSum) -> None:
         """Let the clipping norm follow its quantile, by a noisy count that the plan pays for."""
@@ -542,7 +519,7 @@ class PrivateRun:
             kept, record = state["identity"], state["record"]
         except (KeyError, TypeError, ValueError) as error:
             raise RunError("the checkpoint is incomplete", where=str(self._checkpoint)) from error
-        self._ranks.together(lambda: self._compare(kept, keys))
+        self._ranks.together(lambda: compare(kept, self._identity(keys), self._checkpoint))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self._scheduler is not None and state["scheduler"] is not None:
@@ -554,25 +531,6 @@ class PrivateRun:
             self._place_clips()
         self.testing_only = self.testing_only or bool(state["testing_only"])
         return keys
-
-    def _compare(self, kept: dict[str, Any], keys: RunKeys) -> None:
-        names = {
-            "plan": "the plan",
-            "data": "the data",
-            "admitted": "the set of admitted contributors",
-            "model": "the model",
-            "optimizer": "the optimizer",
-            "noise": "the kind of noise",
-            "methods": "the methods",
-        }
-        for name, value in ({"methods": None} | self._identity(keys)).items():
-            if kept.get(name) != value:
-                raise InputError(
-                    f"{names[name]} changed since the checkpoint was written",
-                    where=str(self._checkpoint),
-                    expected="the same plan, data, model and optimizer as when the run began",
-                    remedy="restore what was changed, or start a new run (what was reserved stays reserved)",
-                )
 
 
 def fit(
