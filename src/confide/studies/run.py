@@ -13,7 +13,6 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from confide.accounting import Guarantee, Laplace, compose
-from confide.contributors import ContributorIndex
 from confide.data import Table
 from confide.errors import BudgetError, InputError, RunError
 from confide.planning import Plan
@@ -31,14 +29,14 @@ from confide.studies import search as searching
 from confide.studies import state as states
 from confide.studies.file import Paid, Study, load_study
 from confide.studies.follow import Lead, follow
-from confide.studies.measure import measure, paid_auroc, train_through
+from confide.studies.measure import measure, train_through
 from confide.studies.models import build_model, fixed_features, loss_for, probabilities, require_torch
 from confide.studies.opening import check_ledger, flow_of, open_ledger, refuse_unconfirmed
 from confide.studies.people import classes_for, dataset_of
-from confide.studies.predict import paid_temperature, predictor_of
 from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
 from confide.studies.price import price_lines
 from confide.studies.resuming import same_data, same_plan, same_study
+from confide.studies.search_runs import SearchRuns
 from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
 from confide.studies.watch import Outcome, Price, Quiet, Watcher, outcome_of, spent_note
 from confide.studies.write import assemble
@@ -105,7 +103,7 @@ def run_study(
     return outcome_of(run.lead.release(lambda _: run.go(resume=resume).release))
 
 
-class _Run:
+class _Run(SearchRuns):
     """One run of a study; its steps in order."""
 
     def __init__(
@@ -390,78 +388,6 @@ class _Run:
         self.watcher.end()
         return model, result
 
-    # -- a search for hyper-parameters --------------------------------------------------------------------------------
-
-    def _search(self, plan: Plan, admitted: npt.NDArray[np.bool_]) -> tuple[Any, TrainingResult, dict[str, Any]]:
-        """Make every run that was drawn, keep the best by its noisy score, forget the others."""
-        from confide.training import TrainingResult
-        from confide.training.checkpoint import delete_checkpoint, read_checkpoint, write_checkpoint
-
-        assert self.study.search is not None
-        progress = self._progress()
-        folder = states.run_folder(self.internal, self.state.name)
-        while progress.done < len(progress.picks):
-            run = progress.done
-            study = searching.candidate_study(self.study, progress.picks[run])
-            model, result = self._train(plan, study, admitted, resume=True, run=run)
-            progress, before = self._progress(), self._progress().best
-            if progress.finish(run, self._score(model, admitted, run)):
-                kept = {"state": result.state_dict, "internal": result.internal, "testing": result.testing_only}
-                write_checkpoint(folder / f"best-{run}.pt", kept)
-            checkpoint = self._checkpoint
-            self._keep(progress)
-            delete_checkpoint(checkpoint)
-            if before not in (-1, progress.best):
-                delete_checkpoint(folder / f"best-{before}.pt")
-        winner = searching.winner_file(self.study, progress)
-        if progress.best < 0:
-            nothing: dict[str, Any] = {"loss": [], "entries": [], "units": [], "nonfinite": 0}
-            model = self.model(searching.candidate_study(self.study, 0))
-            testing = self.study.privacy.seed is not None
-            return model, TrainingResult(dict(model.state_dict()), 0, testing, nothing), winner
-        found = read_checkpoint(folder / f"best-{progress.best}.pt")
-        model = self.model(searching.candidate_study(self.study, progress.picks[progress.best]))
-        model.load_state_dict(found["state"])
-        return model, TrainingResult(found["state"], plan.steps, bool(found["testing"]), found["internal"]), winner
-
-    def _score(self, model: Any, admitted: npt.NDArray[np.bool_], run: int) -> float:
-        """One noisy score of a finished run on the people it was trained on; a resumed run repeats its noise."""
-        assert self.study.search is not None
-        rows = self.prepared.train
-        return searching.noisy_score(
-            probabilities(model, self.prepared.inputs[rows], outputs=self.outputs),
-            self._labels()[rows],
-            self.prepared.train_index.of_entry,
-            admitted,
-            score=self.study.search.score,
-            noise_multiplier=self.study.search.score_noise_multiplier,
-            noise=self._noise(f"score of run {run}"),
-        )
-
-    def variants(self) -> list[Study]:
-        """The study itself, or with each candidate's settings in place."""
-        if self.study.search is None:
-            return [self.study]
-        return [searching.candidate_study(self.study, i) for i in range(len(self.study.search.candidates))]
-
-    def _progress(self) -> searching.Progress:
-        return searching.Progress.from_dict(self.state.extra["search"])
-
-    def _keep(self, progress: searching.Progress, *, write: bool = True) -> None:
-        self.state.extra["search"] = progress.to_dict()
-        if write:
-            states.save(self.internal, self.state)
-
-    def _lost(self) -> bool:
-        """Tell whether the run had begun to read data and what it needs to go on is gone."""
-        if self.study.search is None:
-            return not self._checkpoint.exists()
-        progress = self._progress()
-        if progress.begun == progress.done and not self._checkpoint.exists():
-            return True
-        best = states.run_folder(self.internal, self.state.name) / f"best-{progress.best}.pt"
-        return progress.best >= 0 and not best.exists()
-
     def model(self, study: Study) -> Any:
         """Make the model of a study or of one of its candidates."""
         return build_model(study, inputs=self.prepared.table.input_shape, outputs=self.outputs, base=self.declared)
@@ -567,90 +493,6 @@ class _Run:
             noise="secure" if self.study.privacy.noise == "secure" else "default",
         )
 
-    def labels_spent(self) -> tuple[Spent, Guarantee] | None:
-        """What randomised response on the labels costs, where a study releases activations."""
-        noised = neuraldp_of(self.study)
-        cost = None if noised is None else noised.label_mechanism()
-        if cost is None:
-            return None
-        spent = Spent(
-            what="label of one entry, by randomised response", mechanism=cost.to_dict(), who="every contributor"
-        )
-        return spent, cost.guarantee()
-
-    def _predictor(self, plan: Plan, model: Any, result: TrainingResult) -> tuple[Any, list[Any]]:
-        """The model that leaves: with its snapshots, and a temperature that validation contributors paid for."""
-        wanted = self.study.training.temperature
-        if not result.snapshots and wanted is None:
-            return model, []
-        predictor = predictor_of(model, result.snapshots, outputs=self.outputs)
-        if wanted is None:
-            return predictor, []
-        also = [] if self.state.paid_histogram is None else [self._histogram_spent()[1]]
-        return predictor, paid_temperature(
-            predictor,
-            self.prepared,
-            epsilon=wanted.epsilon,
-            delta=plan.delta,
-            outputs=self.outputs,
-            noise=self._noise("temperature"),
-            also=also,
-            reserve=partial(self._reserve_metrics, "temperature"),
-        )
-
-    def _paid_metrics(self, plan: Plan, scores: npt.NDArray[np.float64]) -> list[Any]:
-        wanted = self.study.evaluation.metrics
-        if not isinstance(wanted, Paid):
-            return []
-        also = [] if self.state.paid_histogram is None else [self._histogram_spent()[1]]
-        return paid_auroc(
-            self.study,
-            labels=self._labels()[self.prepared.held_out],
-            scores=scores,
-            index=self.prepared.held_out_index,
-            epsilon=wanted.epsilon,
-            delta=plan.delta,
-            noise=self._noise("metrics"),
-            also=also,
-            reserve=partial(self._reserve_metrics, "metrics"),
-        )
-
-    def _noise(self, stream: str) -> Any:
-        """Noise of a paid figure, of the kind the study names; a resumed run draws the same noise again."""
-        from confide.mechanisms import noise_for_step
-
-        return noise_for_step(
-            bytes.fromhex(self.state.key), 0, secure=self.study.privacy.noise == "secure", stream=stream
-        )
-
-    def _reserve_metrics(self, what: str, index: ContributorIndex, guarantee: Guarantee) -> npt.NDArray[np.bool_]:
-        """Charge contributors who were not trained on; where nobody has balance the figures are noise alone."""
-        try:
-            reservation = self.ledger.reserve(
-                release=f"{self.state.name} {what}",
-                contributors=index.ids.tolist(),
-                class_of=np.zeros(index.n_contributors, dtype=np.int64),
-                classes=[guarantee],
-                data_set=self.data_set(),
-                exhausted="drop",
-                **flow_of(self.study),
-                idempotency_key=f"{self.state.name}/{what}",
-            )
-        except BudgetError:
-            return np.zeros(index.n_contributors, dtype=np.bool_)
-        self.ledger.start(reservation.id)
-        self.further.append(reservation.id)
-        return reservation.admitted
-
-    def _histogram_spent(self) -> tuple[Spent, Guarantee]:
-        paid = self.study.public.entry_counts
-        assert isinstance(paid, Paid)
-        cost = Laplace(1.0 / paid.epsilon)
-        return (
-            Spent(what="noisy histogram of entry counts", mechanism=cost.to_dict(), who="every contributor"),
-            cost.guarantee(),
-        )
-
     # -- resuming -----------------------------------------------------------------------------------------------------
 
     def sha(self) -> str:
@@ -681,14 +523,6 @@ class _Run:
         return states.run_folder(self.internal, self.state.name) / f"checkpoint{run}.pt"
 
     # -- small things -------------------------------------------------------------------------------------------------
-
-    def data_set(self) -> str:
-        return ", ".join(dict.fromkeys(spec.label for spec in self.study.data))
-
-    def _labels(self) -> npt.NDArray[np.int64]:
-        labels = self.prepared.table.labels
-        assert labels is not None
-        return labels
 
     def _outputs(self, table: Table) -> int:
         from confide.studies.prepare import schema_of
