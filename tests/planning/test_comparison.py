@@ -4,9 +4,9 @@ import json
 import math
 
 import pytest
-from conftest import CONSTANTS, COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planning_cases import CONSTANTS, COUNTS
 
 from confide.errors import InputError, UnreachableError
 from confide.planning import NOISE_MULTIPLIERS, STAMP, Comparison, Plan, Row, compare

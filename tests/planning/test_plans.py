@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ALL, CONSTANTS, COUNTS, KEEPS_BUDGETS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planning_cases import ALL, CONSTANTS, COUNTS, KEEPS_BUDGETS
 
 from confide.errors import InputError, UnreachableError, VerificationError
 from confide.planning import STAMP, Plan, plan

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from conftest import ALL, KEEPS_BUDGETS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planning_cases import ALL, KEEPS_BUDGETS
 
 from confide.errors import InputError
 from confide.planning import Policy, resolve_strategy
