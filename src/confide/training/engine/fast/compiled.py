@@ -71,6 +71,9 @@ class CompiledStep:
         self.engine, self.loss, self.autocast, self.compiler = engine, loss, autocast, compiler
         self.prepare = compiler if prepare is None else prepare
         self.graphs = graphs
+        model = engine.model
+        self._frozen = [value for value in model.parameters() if not value.requires_grad]
+        self._buffers = [(module._buffers, name) for module in model.modules() for name in module._buffers]
         self._pool: Any = None
         self._made: dict[Any, Callable[..., Any]] = {}
 
@@ -87,9 +90,9 @@ class CompiledStep:
 
     def _state(self) -> list[Tensor]:
         """What the step reads besides its data: parameters first, then what is frozen, and buffers."""
-        model, trained = self.engine.model, self.engine.parameters
-        frozen = [value for value in model.parameters() if not value.requires_grad]
-        return [*trained, *frozen, *model.buffers()]
+        # walking through the model in every step would keep a replayed device waiting
+        held = [place[name] for place, name in self._buffers]
+        return [*self.engine.parameters, *self._frozen, *(value for value in held if value is not None)]
 
     @property
     def compilations(self) -> int:
