@@ -26,8 +26,6 @@ LARGEST = 0.95
 # Random effects: most of a score's variance, and how far their size goes at a time to where it should be.
 MOST_OWN, CALIBRATION = 0.9, 0.6
 ITERATIONS = 40
-# At the end shares are met once more, a part of the way at a time; cells rarer than this are left alone.
-RAKES, RAKE, RARE = 2, 0.7, 1e-3
 # The panel on which equations are solved is not a release; a fixed public seed keeps fits repeatable.
 _PANEL_SEED = 7
 
@@ -175,24 +173,7 @@ def fit_chain(
             if number == 0 or at == len(order) - 1:
                 chain.draw_visits(panel, rng, rules, own)
         linked = _calibrated(panel, linked, known_past, one_way)
-    for _ in range(RAKES if lagged else 0):
-        chain = _raked(chain, panel, one_way, weights)
-        chain.draw_visits(panel, rng, rules, own)
     return chain
-
-
-def _raked(chain: Chain, panel: Panel, one_way: Mapping[Var, Floats], weights: Floats) -> Chain:
-    """Move the visit columns' logits by what the simulated shares lack of the released ones."""
-    steps = []
-    for step in chain.visit:
-        if step.var != time_var(chain.domain):
-            goal = one_way[step.var]
-            reached = np.bincount(panel.visit[:, step.var.position], weights, len(goal)) / weights.sum()
-            lacks = np.log(np.maximum(goal, RARE) / np.maximum(reached, RARE))
-            model = replace(step.model, base=step.model.base + np.clip(RAKE * lacks, -0.5, 0.5))
-            step = replace(step, model=model)
-        steps.append(step)
-    return replace(chain, visit=tuple(steps))
 
 
 def _no_more_than_lag(

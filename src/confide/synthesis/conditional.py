@@ -23,8 +23,6 @@ from scipy import optimize
 from confide.synthesis.domain import Floats, Ints
 
 LOGIT_LIMIT = 30.0
-# Variance of the public number of the row below which rows hardly differ in it.
-ALIKE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +189,7 @@ def fit(targets: Targets, weights: Floats, *, start: Conditional | None = None, 
     if tilt is not None:
         goal.append(targets.tilted if targets.tilted is not None else targets.one_way * float(w @ tilt))
         # where hardly anybody has another number of visits, these equations would be met by those few alone
-        alike = float(w @ tilt**2) - float(w @ tilt) ** 2 < ALIKE
-        ridge.append(np.full(n, 1e-2 if alike else 1e-4))
+        ridge.append(np.full(n, 1e-3))
     for parent in targets.parents:
         goal.append(parent.interaction.ravel())
         mass = np.outer(np.maximum(parent.centre, 1e-4), safe)
