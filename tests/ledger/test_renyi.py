@@ -108,6 +108,13 @@ def test_the_quick_lower_bound_is_one(order):
         assert at_least(mechanism, (order,))[0] <= mechanism.rdp(np.array([order]))[0]
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.9, 0.001])
+def test_many_entries_that_are_mostly_drawn_have_a_price(rate):
+    full = SampledGaussian(noise_multiplier=2000.0, rate=rate, entries=2000)
+    assert 0 <= at_least(full, (4.0,))[0] <= full.rdp(np.array([4.0]))[0] * (1 + 1e-9)
+    assert Filter.design(8.0, 1e-6).charge(full.guarantee()).max() < 2**32 - 1
+
+
 @pytest.mark.parametrize("cap", [(2.0, 1e-6), (8.0, 1e-9)])
 def test_integrals_that_are_left_out_change_no_charge(cap, monkeypatch):
     """Prices with the short cut equal those without it, number for number."""

@@ -60,5 +60,16 @@ def test_sums_get_the_noise_once_and_are_divided():
     add_noise(values, KEY, scale=2.0, denominator=4.0)
     assert float(values[0].mean()) == pytest.approx(7 / 4, abs=0.05)
     assert float(values[0].std()) == pytest.approx(0.5, rel=0.05)
-    want = (1.0 + 2.0 * normals(KEY, 3, torch.device("cpu"), 2000).double()) / 4.0
+    want = (1.0 + 2.0 * normals(KEY, 3, torch.device("cpu"), 2000, torch.float64)) / 4.0
     torch.testing.assert_close(values[1], want)
+
+
+def test_noise_of_a_float64_sum_hides_its_last_bits():
+    """Noise on the grid of float32 would leave them as they are: whoever guesses the sum could check the guess."""
+    sums = torch.randn(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noisy = sums.clone()
+    add_noise([noisy], KEY, scale=1.0, denominator=1.0)
+    noise = noisy - sums
+    torch.testing.assert_close(noise.float(), normals(KEY, 2000, torch.device("cpu")))
+    off_grid = ((noise - noise.float().double()) / noise).abs()
+    assert float((off_grid > 1e-12).double().mean()) > 0.99

@@ -350,13 +350,15 @@ def read_sources(specs: Sequence[SourceSpec], schema: Schema, *, base: Path = Pa
     return _assemble([_read_part(number, spec, schema, base) for number, spec in enumerate(specs)], schema)
 
 
-def _persons(owners: list[str], spec: SourceSpec, base: Path) -> list[str]:
-    """Replace ids by the persons that a declared table names; every other id stays as it is.
+def linked_ids(frame: pl.DataFrame, spec: SourceSpec, origin: Origin, what: str, *, base: Path) -> list[str]:
+    """Return whose each row is: `contributor_ids`, and the person where the source's table of persons names an id.
 
     Nothing is added to either, so that a person is the same contributor for the ledger in every study, whether their
     ids came through a table or not.
     """
-    assert spec.persons is not None
+    owners = contributor_ids(frame, spec.contributor, origin, what)
+    if spec.persons is None:
+        return owners
     links, origin = read_source(SourceSpec(source=spec.persons, contributor="id"), base=base)
     _check_columns(links, ["id", "person"], origin)
     ids, people = (contributor_ids(links, name, origin, name) for name in ("id", "person"))
@@ -367,6 +369,14 @@ def _persons(owners: list[str], spec: SourceSpec, base: Path) -> list[str]:
             where=origin.at("id"),
             expected="one person for each id: an entry of two people belongs to neither",
             remedy="keep one row for each id",
+        )
+    onward = np.flatnonzero([table.get(person, person) != person for person in people])
+    if len(onward):
+        raise InputError(
+            "a person of the table of persons is an id that the table gives to somebody else",
+            where=origin.at("person", onward),
+            expected="the same person in every row of one person: a chain would leave one person with two balances",
+            remedy="write the last person of the chain in all its rows",
         )
     return [table.get(one, one) for one in owners]
 
@@ -399,8 +409,7 @@ def _read_part(number: int, spec: SourceSpec, schema: Schema, base: Path) -> _Pa
                 expected="ids that are never learnt from",
                 remedy=f"remove [columns.{spec.contributor}]",
             )
-        owners = contributor_ids(frame, spec.contributor, origin, "contributor id")
-        owners = owners if spec.persons is None else _persons(owners, spec, base)
+        owners = linked_ids(frame, spec, origin, "contributor id", base=base)
     entries: list[str] | None = None
     if spec.entry is not None:
         _check_columns(frame, [spec.entry], origin)

@@ -80,7 +80,9 @@ def at_least(mechanism: SampledGaussian, orders: tuple[float, ...]) -> Floats:
     """
     if mechanism.rate == 0 or mechanism.clip_norm == 0 or mechanism.entries == 0:
         return np.zeros(len(orders))
-    drawn = np.arange(min(mechanism.entries, 1000) + 1)
+    # about the most likely number: with many entries few draws are as unlikely as not worth a look
+    first = max(0, min(int(mechanism.entries * mechanism.rate), mechanism.entries) - 500)
+    drawn = np.arange(first, min(mechanism.entries, first + 1000) + 1)
     log_w = stats.binom.logpmf(drawn, mechanism.entries, mechanism.rate)
     alive = log_w > -600.0  # the accountant leaves out what is rarer
     shift = drawn[alive] * mechanism.clip_norm / mechanism.noise_multiplier

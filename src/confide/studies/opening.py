@@ -63,8 +63,7 @@ def check_ledger(study: HasLedger, base: Path, url: str | None, *, resume: bool 
 def attributes_of(study: Any) -> tuple[str, ...]:
     """Return the names of the columns that a study reads; they are public, and travel with the release."""
     columns: Mapping[str, Any] | None = getattr(study, "columns", None)
-    sections = [study.patients, study.visits, *study.events.values()] if columns is None else []
-    tables = [columns] if columns is not None else [section.columns for section in sections if section is not None]
+    tables = [columns] if columns is not None else [section.columns for section in _sources(study)]
     read = [name for table in tables for name, column in table.items() if getattr(column, "role", "") != "ignore"]
     return tuple(dict.fromkeys(read))
 
@@ -72,10 +71,17 @@ def attributes_of(study: Any) -> tuple[str, ...]:
 def linkage_of(study: Any) -> Linkage:
     """Return how people were linked, for the certificate: as the study says, or by its tables of persons."""
     declared: Linkage = study.linkage.linkage
-    tables = [source.label for source in getattr(study, "data", ()) if source.persons is not None]
+    tables = list(dict.fromkeys(source.label for source in _sources(study) if source.persons is not None))
     if not tables or study.linkage.rule is not None:
         return declared
     return Linkage("table", f"declared tables of ids for {', '.join(tables)}; else equal ids are one person")
+
+
+def _sources(study: Any) -> list[Any]:
+    """Return the tables that a study of any kind reads."""
+    if not hasattr(study, "patients"):
+        return list(getattr(study, "data", ()))
+    return [section for section in (study.patients, study.visits, *study.events.values()) if section is not None]
 
 
 def flow_of(study: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from confide.accounting import ApproximateBudget, Gaussian, Guarantee, Laplace, Mechanism, compose
-from confide.data import contributor_ids, read_source
+from confide.data import linked_ids, read_source
 from confide.data.convert import Origin, numbers, text_of
 from confide.errors import InputError
 from confide.mechanisms import NoiseSource, OSNoise, private_selection, select_partitions
@@ -194,7 +194,7 @@ def _source(study: SynthesisStudy, name: str, base: Path) -> tuple[pl.DataFrame,
         section = study.events.get(name.removeprefix("events."))
     assert section is not None
     frame, origin = read_source(section, base=base)
-    return frame, contributor_ids(frame, section.contributor, origin, "patient id"), section
+    return frame, linked_ids(frame, section, origin, "patient id", base=base), section
 
 
 def _estimate(

@@ -15,7 +15,7 @@ import polars as pl
 from confide.evaluation import tables as score
 from confide.release import AssumedPublic, LedgerReference, certify, write_release
 from confide.report import table_release_report
-from confide.studies.opening import stated_flow
+from confide.studies.opening import linkage_of, stated_flow
 from confide.studies.synthesis_run import FittedTables, TablePlan, check_guarantee, generator_of
 from confide.studies.write import not_covered, public_text
 from confide.synthesis import NoisyModel, Panel
@@ -56,7 +56,7 @@ def write_tables(
         precision="float64",
         ledger=receipt,
         flow=stated_flow(study),
-        linkage=study.linkage.linkage,
+        linkage=linkage_of(study),
         not_covered=not_covered(study),
     )
     tables = decode(study, panel, generator_of(study, 1), events)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from confide.data import Schema, SourceSpec, contributor_ids, read_source
+from confide.data import Schema, SourceSpec, linked_ids, read_source
 from confide.data.convert import Counts, Origin
 from confide.data.table import encode
 from confide.errors import InputError, nearest
@@ -158,7 +158,7 @@ def _read(
         )
     _refuse_undeclared(study, frame, section, table, origin)
     # the same reading as for training: a person who is "7" in one place and "7.0" in another would have two balances
-    ids = np.array(contributor_ids(frame, section.contributor, origin, "patient id"), dtype=np.str_)
+    ids = np.array(linked_ids(frame, spec, origin, "patient id", base=base), dtype=np.str_)
     used = {name: column for name, column in section.columns.items() if column.role != "ignore"}
     if isinstance(section, PatientsSection) and section.repeated:
         keep = one_row_each(frame, ids, [name for name in section.columns if name in frame.columns], origin)

@@ -1,4 +1,4 @@
-"""Noise drawn where the sum is: ChaCha20 keyed by the step, normal numbers by Box and Muller, in float32.
+"""Noise drawn where the sum is: ChaCha20 keyed by the step, normal numbers by Box and Muller, as fine as the sum.
 
 >>> value = torch.zeros(5000)
 >>> add_noise([value], bytes(32), scale=2.0, denominator=1.0)
@@ -41,7 +41,7 @@ except ImportError:  # no Triton on this machine: CPU builds of PyTorch
 WIDE, EACH = 256, 10
 # A stream has 2^32 blocks.
 MOST = EACH << 32
-NAME = "ChaCha20 on the device, 256-bit key from the operating system, float32"
+NAME = "ChaCha20 on the device, 256-bit key from the operating system, float32 (float64 for float64 sums)"
 _CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
 _ROUNDS = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)) + (
     (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14)
@@ -77,19 +77,23 @@ def chacha20(key: bytes, counters: Tensor, nonce: Sequence[int]) -> Tensor:
     return torch.stack([(value + begin) & _MASK for value, begin in zip(x, first, strict=True)], 1)
 
 
-def normals(key: bytes, size: int, device: torch.device, begin: int = 0) -> Tensor:
-    """Return standard normal numbers (float32) from place `begin` of the stream on, in plain PyTorch."""
+def normals(key: bytes, size: int, device: torch.device, begin: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return standard normal numbers from place `begin` of the stream on, in plain PyTorch.
+
+    For a sum in float64 they have to be float64: noise on the coarse grid of float32 would leave the last 29 bits of
+    the sum as they are, and these tell one sum from another.
+    """
     first, last = begin // (EACH * WIDE), -(-(begin + size) // (EACH * WIDE))
     tiles = last - first
     words = chacha20(key, torch.arange(first * WIDE, last * WIDE, device=device), (0, 0, 0)).double()
-    out = words.new_empty((tiles, EACH, WIDE), dtype=torch.float32)
+    out = words.new_empty((tiles, EACH, WIDE), dtype=dtype)
     groups = words[:, :15].reshape(tiles, WIDE, 5, 3).unbind(2)
     for i, group in enumerate(groups):
         u = (group[..., 0] * 2.0**32 + group[..., 1] + 0.5) * 2.0**-64
         radius = torch.sqrt(-2.0 * torch.log(u.clamp_max(1.0)))
         angle = (group[..., 2] + 0.5) * (math.tau * 2.0**-32)
-        out[:, 2 * i] = (radius * torch.cos(angle)).float()
-        out[:, 2 * i + 1] = (radius * torch.sin(angle)).float()
+        out[:, 2 * i] = (radius * torch.cos(angle)).to(dtype)
+        out[:, 2 * i + 1] = (radius * torch.sin(angle)).to(dtype)
     return out.reshape(-1)[begin - first * EACH * WIDE :][:size]
 
 
@@ -131,6 +135,7 @@ def add_noise(values: Sequence[Tensor], key: bytes, *, scale: float, denominator
         _triton_noise.add_noise(list(values), words, scale, denominator, WIDE, begin)
         return
     for value in values:
-        noise = normals(key, value.numel(), value.device, begin).reshape(value.shape)
+        fine = torch.float64 if value.dtype == torch.float64 else torch.float32
+        noise = normals(key, value.numel(), value.device, begin, fine).reshape(value.shape)
         begin += value.numel()
         value.add_(noise.to(value.dtype), alpha=scale).div_(denominator)

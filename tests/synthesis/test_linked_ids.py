@@ -1,0 +1,75 @@
+"""A declared table of ids that are one person holds for synthetic tables as for training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from confide.errors import InputError
+from confide.ledger import Ledger
+from confide.studies.synthesis_run import load_synthesis, run_synthesis
+from confide.synthesis.coding import read_coded
+
+STUDY = """
+name = "ward"
+[patients]
+source = "patients.csv"
+contributor = "id"
+repeated = true
+persons = "persons.csv"
+[patients.columns.sex]
+type = "categorical"
+categories = ["f", "m"]
+[visits]
+source = "visits.csv"
+contributor = "id"
+persons = "persons.csv"
+time = "day"
+max_visits = 12
+[visits.columns.day]
+type = "integer"
+bounds = [0, 9]
+[privacy]
+epsilon = 2.0
+delta = 1e-5
+"""
+
+
+@pytest.fixture
+def ward(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "patients.csv").write_text("id,sex\n" + "".join(f"p{i:03d},{'fm'[i // 2 % 2]}\n" for i in range(150)))
+    days = "".join(f"p{i:03d},{d}\n" for i in range(150) for d in sorted(rng.choice(10, 3, replace=False)))
+    (tmp_path / "visits.csv").write_text("id,day\n" + days)
+    (tmp_path / "persons.csv").write_text("id,person\np000,p001\np002,anna-7\n")
+    return tmp_path
+
+
+def test_two_ids_of_one_person_are_one_contributor_of_synthetic_tables(ward):
+    study, _ = load_synthesis(ward / "study.toml")
+    coded = read_coded(study, base=ward)
+    ids = coded.ids.tolist()
+    assert len(ids) == 149 and "anna-7" in ids and not {"p000", "p002"} & set(ids)
+    assert coded.panel.counts[ids.index("p001")] == 6
+
+
+def test_they_are_charged_once_and_the_certificate_says_how_they_were_linked(ward):
+    url = f"sqlite:///{ward}/l.sqlite"
+    Ledger.create(url, cap_epsilon=2.5, cap_delta=1e-4).close()
+    path = ward / "study.toml"
+    linkage = (
+        run_synthesis(path, accept=lambda lines: None, ledger_url=url, output=ward / "releases")
+    ).release.certificate.linkage
+    with Ledger.open(url) as ledger:
+        assert ledger.status().contributors == 149 and not ledger.remaining("p000").known
+    assert linkage is not None and linkage.method == "table" and "visits.csv" in linkage.rule
+
+
+def test_a_chain_of_persons_is_refused(ward):
+    (ward / "persons.csv").write_text("id,person\np000,p001\np001,p002\n")
+    study, _ = load_synthesis(ward / "study.toml")
+    with pytest.raises(InputError, match="somebody else"):
+        read_coded(study, base=ward)
+    (ward / "persons.csv").write_text("id,person\np000,p001\np001,p001\n")
+    assert len(read_coded(study, base=ward).ids) == 149
