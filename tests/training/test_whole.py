@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_fast import FAST, batch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 from training_oracle import ZeroNoise, clip_and_sum, small_plan, squared, unit_gradients
@@ -117,7 +118,33 @@ class Checkpointed(nn.Module):
         return checkpoint(lambda v: self.second(torch.tanh(self.first(v))), x, use_reentrant=False)
 
 
+class Words(nn.Module):
+    """The same word several times in an entry and in several entries of a unit."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(3, 6)
+
+    def forward(self, x):
+        return self.words((x > 2).sum(-1))
+
+
+class Crossed(nn.Module):
+    """One attention used in two ways: by the rows of its weight, and by all of it at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.key, self.attention = nn.Linear(6, 6), nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x):
+        key = self.key(x)
+        x = self.attention(x, key, key, need_weights=False)[0]
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
 NETS = {
+    "words": Words,
+    "crossed": Crossed,
     "standardised": lambda: WSConv1d(4, 4, 3, padding=1),
     "adapter": lambda: nn.Sequential(Adapted(), nn.Tanh()),
     "attention": lambda: nn.Sequential(Causal(), nn.LayerNorm(6), Causal()),
@@ -149,6 +176,35 @@ def test_special_layers_equal_torch_func(name, traced):
     np.testing.assert_allclose(got.norms, norms, rtol=2e-3)
     for a, b in zip(found, want, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=2e-3, atol=1e-5 * float(b.abs().max() + 1))
+
+
+@pytest.mark.parametrize("name", ["words", "crossed"])
+def test_no_unit_adds_more_than_its_clip_where_pieces_are_joined(name):
+    """What a prepared step loses of a norm, a unit adds beyond its clip."""
+    test_special_layers_equal_torch_func(name, "prepared")
+    model = nn.Sequential(NETS[name](), nn.Flatten(), nn.Linear(24, 2))
+    step = CompiledStep(ClippingEngine(model, FAST), squared, compiler=False, prepare=True)
+    units, weights, _, x, y = batch([3, 1, 2], 5, torch.float32)
+    for unit in range(3):
+        clips = torch.zeros(3, dtype=torch.float64)
+        clips[unit] = 1e-5
+        found = step(x, y, torch.as_tensor(units), torch.as_tensor(weights), clips).gradients
+        size = torch.cat([value.double().flatten() for value in found]).norm()
+        assert 0.99e-5 < float(size) <= 1e-5
+
+
+def test_a_graph_that_writes_in_place_is_not_cut_and_decomposing_leaves_no_such_write():
+    def fill(x):
+        held = torch.zeros_like(x)
+        held[1:] = x[1:] * 2
+        return [held.sum(), held]
+
+    x = torch.randn(4)
+    traced = make_fx(fill)(x)
+    assert graph.recompute(traced, 1) is traced
+    pure = graph.decompose(traced, [x])
+    assert not [node for node in pure.graph.nodes if getattr(getattr(node.target, "_schema", None), "is_mutable", 0)]
+    torch.testing.assert_close(pure(x)[1], fill(x)[1])
 
 
 def test_preparing_reads_group_statistics_once():

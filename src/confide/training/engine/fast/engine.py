@@ -246,9 +246,9 @@ class FastClippingEngine(ClippingEngine):
         """Add one more use of a parameter that is used in several places."""
         assert isinstance(piece, Kept)
         if rows is not None:
-            whole = piece.values.new_zeros((len(piece.values), *self.parameters[position].shape))
-            whole[:, rows] = piece.straight().to(whole.dtype)
-            piece = Kept(whole.flatten(1), self.parameters[position].shape, piece.arithmetic)
+            part, shape = piece.straight(), self.parameters[position].shape
+            above, below = (part.new_zeros((len(part), n, *shape[1:])) for n in (rows.start, shape[0] - rows.stop))
+            piece = Kept(torch.cat([above, part, below], 1).flatten(1), shape, piece.arithmetic)
         before = pieces.get((position, None))
         pieces[(position, None)] = piece.plus(before) if isinstance(before, Kept) else piece
 

@@ -76,7 +76,9 @@ def decompose(module: fx.GraphModule, values: Sequence[Tensor]) -> fx.GraphModul
 
     table = {**select_decomp_table(), _NORMS[1]: _group_norm_backward}
     with torch.no_grad():
-        trace = make_fx(module, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True)
+        # without writing in place: what follows takes every value for what it was when it was made
+        pure = torch.func.functionalize(module, remove="mutations")
+        trace = make_fx(pure, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True)
         return trace(*values)
 
 
@@ -100,8 +102,12 @@ def recompute(module: fx.GraphModule, forward: int) -> fx.GraphModule:
     Returns
     -------
     GraphModule
-        The two halves as one graph; `module` itself where this version of PyTorch cannot split it.
+        The two halves as one graph; `module` itself where this version of PyTorch cannot split it, or where something
+        writes in place: the partitioner loses such writes in the backward pass without a word, and with them the norms
+        that clip.
     """
+    if any(_writes(node) for node in module.graph.nodes):
+        return module
     from torch._functorch.partitioners import min_cut_rematerialization_partition
 
     joint = fx.GraphModule(module, fx.graph.Graph())
@@ -114,6 +120,11 @@ def recompute(module: fx.GraphModule, forward: int) -> fx.GraphModule:
         return _joined(module, *halves)
     except Exception:  # an interface of PyTorch that its makers call experimental: without it only memory is lost
         return module
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _joined(module: fx.GraphModule, first: fx.GraphModule, second: fx.GraphModule) -> fx.GraphModule:

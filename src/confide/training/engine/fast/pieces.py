@@ -195,8 +195,7 @@ class Tokens:
         """Sum gradients (entries, n, width) of equal rows `index` (entries, n) within each unit, in fixed shapes."""
         keys = (blocks.units[:, None] * shape[0] + index).reshape(-1)
         ordered, order = torch.sort(keys, stable=True)
-        first = torch.ones_like(ordered, dtype=torch.bool)
-        first[1:] = ordered[1:] != ordered[:-1]
+        first = torch.cat([torch.ones_like(ordered[:1], dtype=torch.bool), ordered[1:] != ordered[:-1]])
         run = torch.cumsum(first, 0) - 1
         flat = grads.reshape(len(keys), -1).to(arithmetic.accumulate)
         values = torch.zeros_like(flat).index_add(0, run, flat[order])
