@@ -18,7 +18,13 @@ NAMES = {
     "mlp": "MLP 784-1024-1024-1024-10, batch 64",
 }
 UNITS = {"4": "contributors of 4", "nih": "ragged (ChestX-ray14)", "1": "single entries"}
-ENGINES = {"fast": "confide", "exact": "confide, exact", "hooks": "Opacus hooks", "ghost": "Opacus ghost"}
+ENGINES = {
+    "fast": "confide",
+    "exact": "confide, exact",
+    "hooks": "Opacus hooks",
+    "ghost": "Opacus ghost",
+    "vmap": "torch.func vmap",
+}
 WORDS = Path(__file__).parent / "words.md"
 GPU_HEAD = (
     "| engine | precision | units | CUDA graphs: ms private / ordinary | ratio | launched: ms private / ordinary "
@@ -81,7 +87,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     cuda = "peak_mb" in rows[0]
     text = [_machine(rows[0]) + ".\n"]
     if not cuda:
-        text.append("CPU time of the process (least of the repeats), not wall time: the machine was shared.\n")
+        text.append("Medians of the CPU time of the process; private and ordinary steps took turns.\n")
     return [*text, *(GPU_HEAD if cuda else CPU_HEAD), *(_row(row) for row in rows), ""]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from confide.accounting import Gaussian
 from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.studies.synthesis_run import load_synthesis, run_synthesis
@@ -73,3 +74,22 @@ def test_a_chain_of_persons_is_refused(ward):
         read_coded(study, base=ward)
     (ward / "persons.csv").write_text("id,person\np000,p001\np001,p001\n")
     assert len(read_coded(study, base=ward).ids) == 149
+
+
+def test_an_id_that_was_charged_is_not_replaced_by_somebody_without_spend(ward):
+    url = f"sqlite:///{ward}/l.sqlite"
+    with Ledger.create(url, cap_epsilon=2.5, cap_delta=1e-4) as ledger:
+        ledger.commit(
+            ledger.reserve(
+                release="before", contributors=["p002"], class_of=[0], classes=[Gaussian(3.0).guarantee()], data_set="x"
+            ).id,
+            release_hash="0" * 64,
+        )
+        before = ledger.used(["p002", "anna-7"])
+    assert before[0] > 0 and before[1] == 0
+    with pytest.raises(InputError, match="charged under their own name"):
+        run_synthesis(ward / "study.toml", accept=lambda lines: None, ledger_url=url)
+    with Ledger.open(url) as ledger:
+        assert len(ledger.reservations()) == 1
+    (ward / "persons.csv").write_text("id,person\np000,p001\nanna-7,p002\n")
+    run_synthesis(ward / "study.toml", accept=lambda lines: None, ledger_url=url)

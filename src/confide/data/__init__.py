@@ -4,7 +4,7 @@ from confide.data.draft import draft_study
 from confide.data.named import declaration, load, names, without_duplicates
 from confide.data.readers import find_file, read_source
 from confide.data.spec import ColumnSpec, ImageSpec, Schema, SourceSpec, without_password
-from confide.data.table import SourceReport, Table, contributor_ids, linked_ids, read_features, read_sources
+from confide.data.table import SourceReport, Table, contributor_ids, linked_ids, persons_of, read_features, read_sources
 
 __all__ = [
     "ColumnSpec",
@@ -20,6 +20,7 @@ __all__ = [
     "linked_ids",
     "load",
     "names",
+    "persons_of",
     "read_features",
     "read_source",
     "read_sources",

@@ -357,8 +357,20 @@ def linked_ids(frame: pl.DataFrame, spec: SourceSpec, origin: Origin, what: str,
     ids came through a table or not.
     """
     owners = contributor_ids(frame, spec.contributor, origin, what)
+    table = persons_of(spec, base=base)
+    return [table.get(one, one) for one in owners]
+
+
+def persons_of(spec: SourceSpec, *, base: Path) -> dict[str, str]:
+    """Return the person of each id that the source's table of persons names; empty where there is no table.
+
+    Raises
+    ------
+    InputError
+        An id that stands twice, or a chain of ids.
+    """
     if spec.persons is None:
-        return owners
+        return {}
     links, origin = read_source(SourceSpec(source=spec.persons, contributor="id"), base=base)
     _check_columns(links, ["id", "person"], origin)
     ids, people = (contributor_ids(links, name, origin, name) for name in ("id", "person"))
@@ -378,7 +390,7 @@ def linked_ids(frame: pl.DataFrame, spec: SourceSpec, origin: Origin, what: str,
             expected="the same person in every row of one person: a chain would leave one person with two balances",
             remedy="write the last person of the chain in all its rows",
         )
-    return [table.get(one, one) for one in owners]
+    return table
 
 
 @dataclass

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from confide.contributors import Linkage
+from confide.data import persons_of
 from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.release import FlowFacts
@@ -58,6 +61,25 @@ def check_ledger(study: HasLedger, base: Path, url: str | None, *, resume: bool 
     with open_ledger(study, base, url) as ledger:
         if not resume:
             ledger.check_recipient(study.ledger.recipient)
+            _refuse_spent_ids(study, base, ledger)
+
+
+def _refuse_spent_ids(study: Any, base: Path, ledger: Ledger) -> None:
+    """Refuse a table of persons that would leave behind what an id has spent: its person would begin anew.
+
+    The message is for those who hold the ledger; like every refusal it must not leave.
+    """
+    for source in _sources(study):
+        replaced = [one for one, person in persons_of(source, base=base).items() if one != person]
+        used = ledger.used(replaced) if replaced else np.zeros(0)
+        if (used > 0).any():
+            raise InputError(
+                f"{int((used > 0).sum())} of the ids that a table of persons replaces were charged under their own "
+                "name (internal message, must not leave)",
+                where=f"persons of {source.label}",
+                expected="ids that have spent nothing: the person would get a new balance beside the old one",
+                remedy="let the person bear the id that was charged",
+            )
 
 
 def attributes_of(study: Any) -> tuple[str, ...]:
