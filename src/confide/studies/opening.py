@@ -74,8 +74,8 @@ def _refuse_spent_ids(study: Any, base: Path, ledger: Ledger) -> None:
         used = ledger.used(replaced) if replaced else np.zeros(0)
         if (used > 0).any():
             raise InputError(
-                f"{int((used > 0).sum())} of the ids that a table of persons replaces were charged under their own "
-                "name (internal message, must not leave)",
+                "ids that a table of persons replaces were charged under their own name (internal message, must not "
+                "leave)",
                 where=f"persons of {source.label}",
                 expected="ids that have spent nothing: the person would get a new balance beside the old one",
                 remedy="let the person bear the id that was charged",
