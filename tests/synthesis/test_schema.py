@@ -128,7 +128,9 @@ def test_a_hierarchy_from_a_file_and_codes_without_a_place(tmp_path):
 
 
 def test_events_are_linked_and_rules_hold_down_to_the_value(folder):
-    rewritten = (folder / "study.toml").read_text() + "[sample]\ntables = 2\n"
+    # a budget at which the noise cannot hide that men relapse seven times as often: at epsilon 3 it once did
+    rewritten = (folder / "study.toml").read_text().replace("epsilon = 3.0", "epsilon = 20.0")
+    rewritten += "[sample]\ntables = 2\n"
     (folder / "study.toml").write_text(rewritten)
     made = run(folder).release.path
     second = pl.read_parquet(made / "visits-2.parquet")
