@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from synthesis_panels import dependent_panel, random_panel
@@ -10,6 +14,7 @@ from confide.errors import InputError, RunError
 from confide.ledger import Ledger
 from confide.mechanisms import OSNoise
 from confide.release import Release
+from confide.studies import state
 from confide.studies.synthesis_run import load_synthesis, run_synthesis
 from confide.synthesis import FlatAIM, Meter, PatientUnit
 from confide.synthesis.coding import read_coded
@@ -165,6 +170,117 @@ def test_a_consent_that_rose_in_between_is_not_used_beyond_the_charge(tmp_path, 
         killed_ward(resume=True)
     ward(tmp_path, consent="basic")
     assert killed_ward(resume=True).release.path.exists()
+
+
+def run_of(tmp_path, **more):
+    return run_synthesis(
+        tmp_path / "study.toml",
+        accept=lambda lines: None,
+        ledger_url=f"sqlite:///{tmp_path}/l.sqlite",
+        output=tmp_path / "releases",
+        **more,
+    )
+
+
+@pytest.fixture
+def ready_ward(tmp_path):
+    ward(tmp_path, consent="basic")
+    Ledger.create(f"sqlite:///{tmp_path}/l.sqlite", cap_epsilon=2.5, cap_delta=1e-4).close()
+    return lambda **more: run_of(tmp_path, **more)
+
+
+def die(*_, **__):
+    raise Killed
+
+
+def test_killed_right_after_the_charge_a_refused_resume_keeps_the_way_back(tmp_path, ready_ward, monkeypatch):
+    charge = Ledger.reserve
+
+    def charged_and_killed(self, **what):
+        charge(self, **what)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "reserve", charged_and_killed)
+        with pytest.raises(Killed):
+            ready_ward()
+    ward(tmp_path, consent="full")  # not the patients who were charged
+    with pytest.raises(InputError, match="idempotency key"):
+        ready_ward(resume=True)
+    ward(tmp_path, consent="basic")
+    assert ready_ward(resume=True).release.path.exists()
+    with Ledger.open(f"sqlite:///{tmp_path}/l.sqlite") as ledger:
+        assert [r.state for r in ledger.reservations()] == ["committed"]
+
+
+def test_a_refused_new_run_leaves_no_run_behind(tmp_path, ready_ward, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "reserve", lambda self, **_: (_ for _ in ()).throw(InputError("no ids")))
+        with pytest.raises(InputError, match="no ids"):
+            ready_ward()
+    assert not list((tmp_path / "internal").iterdir())
+
+
+@pytest.mark.parametrize("moment", ["write_atomic", "os.rename"])
+def test_killed_while_its_folder_is_made_a_run_has_not_begun(moment, tmp_path, ready_ward, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(f"confide.studies.state.{moment}", die)
+        with pytest.raises(Killed):
+            ready_ward()
+    with pytest.raises(InputError, match="no unfinished run"):
+        ready_ward(resume=True)
+    ready_ward()
+    assert not [path for path in (tmp_path / "internal").iterdir() if path.name.endswith((".run", ".lock"))]
+
+
+SHOT = """
+import os, signal, sys
+from confide.studies import state
+from confide.studies.synthesis_run import run_synthesis
+from pathlib import Path
+def shot(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+state.write_atomic = shot
+home = Path(sys.argv[1])
+run_synthesis(home / "study.toml", accept=lambda lines: None, ledger_url=sys.argv[2], output=home / "releases")
+"""
+
+
+def test_shot_while_its_folder_is_made_a_run_has_not_begun(tmp_path, ready_ward):
+    shot = subprocess.run([sys.executable, "-c", SHOT, str(tmp_path), f"sqlite:///{tmp_path}/l.sqlite"], check=False)
+    assert shot.returncode == -signal.SIGKILL
+    assert [path for path in (tmp_path / "internal").iterdir() if path.name.endswith(".run")]
+    with pytest.raises(InputError, match="no unfinished run"):
+        ready_ward(resume=True)
+    assert ready_ward().release.path.exists()
+    assert not [path for path in (tmp_path / "internal").iterdir() if path.name.endswith((".run", ".lock"))]
+
+
+@pytest.mark.parametrize("name", ["commit", "forgetting"])
+def test_killed_after_its_release_was_written_a_run_makes_no_second_one(name, tmp_path, ready_ward, monkeypatch):
+    with monkeypatch.context() as patch:
+        if name == "commit":
+            patch.setattr(Ledger, "commit", die)
+        else:
+            patch.setattr("confide.studies.state.forget", die)
+        with pytest.raises(Killed):
+            ready_ward()
+    (first,) = (tmp_path / "releases").iterdir()
+    outcome = ready_ward(resume=True)
+    assert outcome.release.path == first
+    with Ledger.open(f"sqlite:///{tmp_path}/l.sqlite") as ledger:
+        (record,) = ledger.reservations()
+    assert (record.state, record.release_hash) == ("committed", outcome.release.digest)
+
+
+def test_killed_while_its_folder_is_deleted_a_run_is_over(tmp_path, ready_ward, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("confide.studies.state.shutil.rmtree", die)
+        state.save(tmp_path / "internal", run := state.RunState("ward-20260101T000000Z-abcdef", "", ""))
+        with pytest.raises(Killed):
+            state.forget(tmp_path / "internal", run)
+    with pytest.raises(InputError, match="no unfinished run"):
+        ready_ward(resume=True)
 
 
 def test_a_lost_journal_is_not_drawn_again_under_the_same_charge(tmp_path, killed_ward):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from confide.errors import InputError
+from confide.errors import InputError, RunError
+from confide.ledger import Ledger
 from confide.planning import Plan
+from confide.release import Release
 from confide.studies import state as states
 
 if TYPE_CHECKING:
@@ -44,3 +47,26 @@ def same_plan(run: _Run, plan: Plan, resume: bool) -> None:
             where=str(states.run_folder(run.internal, run.state.name)),
             remedy="resume with the version that began the run, or start a new run without --resume",
         )
+
+
+def already_written(releases: Path, study_name: str, reservation: str | None, ledger: Ledger) -> Release | None:
+    """Return the release that a run wrote before it was killed: only the ledger's commit, or less, is left to do.
+
+    Raises
+    ------
+    RunError
+        The ledger committed another release under this reservation.
+    """
+    if reservation is None:
+        return None
+    for folder in sorted(releases.glob(f"{study_name}-*")):
+        if not (folder / "certificate.json").is_file():
+            continue
+        release = Release.load(folder)
+        receipt = release.certificate.ledger
+        if receipt is not None and receipt.reservation == reservation:
+            record = ledger.reservation(reservation)
+            if record.state == "committed" and record.release_hash != release.digest:
+                raise RunError("the release folder is not the one that was committed", where=str(folder))
+            return release
+    return None

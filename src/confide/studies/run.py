@@ -35,7 +35,7 @@ from confide.studies.opening import check_ledger, flow_of, open_ledger, refuse_u
 from confide.studies.people import classes_for, dataset_of
 from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
 from confide.studies.price import price_lines
-from confide.studies.resuming import same_data, same_plan, same_study
+from confide.studies.resuming import already_written, same_data, same_plan, same_study
 from confide.studies.search_runs import SearchRuns
 from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
 from confide.studies.watch import Outcome, Price, Quiet, Watcher, outcome_of, spent_note
@@ -282,7 +282,8 @@ class _Run(SearchRuns):
                 idempotency_key=self.state.name,
             )
         except (BudgetError, InputError):
-            if self.state.paid_histogram is None:
+            # an earlier attempt may have been charged under this key: the run stays the way back to that charge
+            if self.state.paid_histogram is None and not resume:
                 states.forget(self.internal, self.state)
             raise
         self.state.reservation, self.state.stage = reservation.id, "reserved"
@@ -500,22 +501,14 @@ class _Run(SearchRuns):
 
     def _already_written(self) -> Outcome | None:
         """A run killed between the folder's rename and the ledger's commit: only the commit is left to do."""
-        if self.state.reservation is None:
+        release = already_written(self.releases, self.study.name, self.state.reservation, self.ledger)
+        if release is None:
             return None
-        for folder in sorted(self.releases.glob(f"{self.study.name}-*")):
-            if not (folder / "certificate.json").is_file():
-                continue
-            release = Release.load(folder)
-            receipt = release.certificate.ledger
-            if receipt is not None and receipt.reservation == self.state.reservation:
-                record = self.ledger.reservation(self.state.reservation)
-                if record.state == "committed":
-                    if record.release_hash != release.digest:
-                        raise RunError("the release folder is not the one that was committed", where=str(folder))
-                    states.forget(self.internal, self.state)
-                    return outcome_of(release)
-                return self._commit(release)
-        return None
+        assert self.state.reservation is not None
+        if self.ledger.reservation(self.state.reservation).state == "committed":
+            states.forget(self.internal, self.state)
+            return outcome_of(release)
+        return self._commit(release)
 
     @property
     def _checkpoint(self) -> Path:

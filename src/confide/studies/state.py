@@ -2,7 +2,8 @@
 
 A run is known by its folder ``internal/<name>-<UTC>-<6 hex>.run`` (mode 0700): ``run.json`` with the reservation, the
 plan and how far it came, and the trainer's checkpoint. The checkpoint holds the keys of the steps still to come (never
-of past noise), hence mode 0600.
+of past noise), hence mode 0600. The folder appears with its record in it and goes in one step, by a rename from and to
+a hidden name, so that a run which was killed at either end has either not begun or is over.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from confide._files import write_atomic
+from confide._files import fsync_folder, write_atomic
 from confide.errors import InputError, RunError
 
 
@@ -71,13 +72,43 @@ def run_folder(internal: Path, name: str) -> Path:
 def save(internal: Path, state: RunState) -> Path:
     """Write the state durably; returns its folder."""
     folder = run_folder(internal, state.name)
+    record = json.dumps(asdict(state), indent=1)
+    if folder.is_dir():
+        write_atomic(folder / "run.json", record, mode=0o600)
+        return folder
+    hidden = _hidden(internal, state.name)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.chmod(folder, 0o700)
+        hidden.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.chmod(hidden, 0o700)
+        write_atomic(hidden / "run.json", record, mode=0o600)
+        os.rename(hidden, folder)
+        fsync_folder(internal)
     except OSError as error:
         raise RunError(f"cannot make the run folder: {error.strerror}", where=str(folder)) from error
-    write_atomic(folder / "run.json", json.dumps(asdict(state), indent=1), mode=0o600)
     return folder
+
+
+def _hidden(internal: Path, name: str) -> Path:
+    """Return where the folder of a run stands while it is made or deleted."""
+    return internal / f".{name}.run"
+
+
+def _lock(internal: Path, name: str) -> Path:
+    return internal / f".{name}.lock"
+
+
+def _sweep(internal: Path) -> None:
+    """Delete what runs left that were killed while their folder was made or deleted."""
+    for folder in internal.glob(".*.run"):
+        lock = _lock(internal, folder.name[1:].removesuffix(".run"))
+        with contextlib.suppress(OSError):  # somebody else has it, or sweeps it
+            handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+                os.unlink(lock)
+            finally:
+                os.close(handle)
 
 
 def unfinished(internal: Path, study_name: str) -> list[RunState]:
@@ -118,10 +149,13 @@ def forget(internal: Path, state: RunState) -> None:
     RunError
         The folder cannot be deleted: its keys would undo the noise, so somebody has to know.
     """
-    folder = run_folder(internal, state.name)
+    folder, hidden = run_folder(internal, state.name), _hidden(internal, state.name)
     try:
         if folder.exists():
-            shutil.rmtree(folder)
+            os.rename(folder, hidden)
+            folder = hidden
+            fsync_folder(internal)
+            shutil.rmtree(hidden)
     except OSError as error:
         raise RunError(
             f"the release is committed, but the run's keys could not be deleted: {error.strerror}",
@@ -141,7 +175,8 @@ def alone(internal: Path, state: RunState) -> Iterator[None]:
     """
     try:
         internal.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(internal / f".{state.name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        _sweep(internal)
+        handle = os.open(_lock(internal, state.name), os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
         raise RunError(f"cannot write here: {error.strerror}", where=str(internal)) from error
     try:
@@ -157,5 +192,5 @@ def alone(internal: Path, state: RunState) -> Iterator[None]:
     finally:
         if not run_folder(internal, state.name).exists():
             with contextlib.suppress(OSError):
-                os.unlink(internal / f".{state.name}.lock")
+                os.unlink(_lock(internal, state.name))
         os.close(handle)

@@ -19,11 +19,13 @@ import numpy as np
 from confide.accounting import Gaussian, Guarantee
 from confide.errors import BudgetError, InputError, RunError
 from confide.evaluation import split_contributors
+from confide.ledger import Ledger
 from confide.mechanisms import OSNoise, SecureNoise, SeededNoise
 from confide.release import LedgerReference, Release
 from confide.report import guarantee_sentence
 from confide.studies import state
 from confide.studies.opening import check_ledger, flow_of, open_ledger, refuse_unconfirmed
+from confide.studies.resuming import already_written
 from confide.synthesis import Meter, NoisyModel, Panel
 from confide.synthesis.coding import Bools, Coded, read_coded
 from confide.synthesis.journal import FileJournal
@@ -179,6 +181,8 @@ def run_synthesis(
         )
     run = going_on or state.RunState(state.new_name(study.name), digest, secrets.token_hex(32))
     with state.alone(internal, run), open_ledger(study, base, ledger_url) as ledger:
+        if (done := already_written(releases, study.name, run.reservation, ledger)) is not None:
+            return finish(study, done, ledger, internal, run)
         if run.reservation is not None:
             reservation = ledger.resume(run.reservation, coded.ids.tolist())
         else:
@@ -196,7 +200,9 @@ def run_synthesis(
                     idempotency_key=run.name,
                 )
             except (BudgetError, InputError):
-                state.forget(internal, run)
+                # an earlier attempt may have been charged under this key: the run stays the way back to that charge
+                if going_on is None:
+                    state.forget(internal, run)
                 raise
             run.reservation, run.stage = reservation.id, "reserved"
             state.save(internal, run)
@@ -220,11 +226,19 @@ def run_synthesis(
             receipt=receipt,
             releases=releases,
         )
-        release = Release.load(folder)
-        ledger.commit(reservation.id, release_hash=release.digest)
-        state.forget(internal, run)
+        return finish(study, Release.load(folder), ledger, internal, run)
+
+
+def finish(
+    study: SynthesisStudy, release: Release, ledger: Ledger, internal: Path, run: state.RunState
+) -> SynthesisOutcome:
+    """Commit a written release, unless that was done before the run was killed, and forget the run."""
+    assert run.reservation is not None
+    if ledger.reservation(run.reservation).state != "committed":
+        ledger.commit(run.reservation, release_hash=release.digest)
+    state.forget(internal, run)
     lines = (guarantee_sentence(release.certificate), estimand_line(study))
-    return SynthesisOutcome(release, lines, paths_of(folder))
+    return SynthesisOutcome(release, lines, paths_of(release.path))
 
 
 def paths_of(folder: Path) -> dict[str, Path]:
