@@ -75,6 +75,30 @@ def test_interval_over_repetitions() -> None:
     assert over_repetitions("x", [1.0]).low is None
 
 
+def test_interval_of_a_share_stays_within_0_and_1() -> None:
+    values = [1.0, 1.0, 0.8666, 1.0, 1.0]
+    assert (over_repetitions("x", values).high or 0.0) > 1
+    figure = over_repetitions("x", values, share=True)
+    assert figure.low is not None
+    assert figure.high is not None
+    assert 0 < figure.low < figure.ours < figure.high < 1
+    narrow = [0.5, 0.501, 0.499]  # where shares are far from the ends both intervals agree
+    plain, logit = over_repetitions("x", narrow), over_repetitions("x", narrow, share=True)
+    assert logit.low == pytest.approx(plain.low, abs=1e-5)
+    assert logit.high == pytest.approx(plain.high, abs=1e-5)
+    assert over_repetitions("x", [1.0, 1.0], share=True).high == 1.0
+
+
+@pytest.mark.parametrize("name", gallery.names())
+def test_no_kept_interval_of_a_share_leaves_its_range(name: str) -> None:
+    found = gallery.kept_finding(name)
+    for f in found.figures if found else ():
+        if "logit" in f.note:
+            assert f.low is not None
+            assert f.high is not None
+            assert 0 <= f.low <= f.ours <= f.high <= 1
+
+
 def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert main(["studies"]) == 0
     shown = capsys.readouterr().out

@@ -113,7 +113,9 @@ def _strengths(context: Context) -> tuple[float, ...]:
 
 def _judge(context: Context, found: dict[str, list[float]]) -> Outcome:
     strengths = _strengths(context)
-    figures = {what: over_repetitions(what, values) for what, values in found.items()}
+    figures = {
+        what: over_repetitions(what, values, share=what.startswith("test accuracy")) for what, values in found.items()
+    }
     biases = [figures[f"bias of the clipped mean at equal loss, strength {s:g}"].ours for s in strengths]
     ratio = figures[f"bias relative to ordinary training at equal loss, strength {strengths[-1]:g}"]
     gains = [figures[f"gain of accuracy, strength {s:g}"] for s in strengths[1:]]

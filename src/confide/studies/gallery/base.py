@@ -197,8 +197,19 @@ def run_study_of_gallery(study: GalleryStudy, context: Context) -> Finding:
     )
 
 
-def over_repetitions(what: str, values: Sequence[float], *, paper: float | str | None = None) -> Figure:
+def over_repetitions(
+    what: str, values: Sequence[float], *, paper: float | str | None = None, share: bool = False
+) -> Figure:
     """Return mean and 95% t-interval over repetitions (other noise, initial weights or splits).
+
+    Parameters
+    ----------
+    what : str
+    values : sequence of float
+    paper : float or str, optional
+    share : bool
+        The values are bounded by 0 and 1 (an accuracy, an AUC, a coverage): the interval is then taken on the logit
+        scale (delta method), where it cannot leave that range.
 
     Raises
     ------
@@ -214,7 +225,26 @@ def over_repetitions(what: str, values: Sequence[float], *, paper: float | str |
     if x.size == 1:
         return Figure(what, mean, paper=paper, note="one repetition")
     half = float(t.ppf(0.975, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size))
-    return Figure(what, mean, mean - half, mean + half, paper, f"mean of {x.size} repetitions, 95% t-interval")
+    note = f"mean of {x.size} repetitions, 95% t-interval"
+    if not share:
+        return Figure(what, mean, mean - half, mean + half, paper, note)
+    low, high = within_one(mean, half)
+    return Figure(what, mean, low, high, paper, f"{note} on the logit scale")
+
+
+def within_one(mean: float, half: float) -> tuple[float, float]:
+    """Return the interval ``mean +- half`` of a share, taken on the logit scale (delta method) and so within 0 and 1.
+
+    >>> [round(end, 3) for end in within_one(0.9, 0.18)]
+    [0.549, 0.985]
+    >>> within_one(1.0, 0.0)
+    (1.0, 1.0)
+    """
+    if not 0 < mean < 1:
+        return mean, mean
+    centre, reach = np.log(mean / (1 - mean)), half / (mean * (1 - mean))
+    low, high = 1 / (1 + np.exp(-(centre + np.array([-reach, reach]))))
+    return float(low), float(high)
 
 
 def _machine(device: str) -> str:

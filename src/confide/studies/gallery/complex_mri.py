@@ -199,7 +199,7 @@ def _run(context: Context) -> Outcome:
     figures = {}
     for what, values in found.items():
         epsilon = float(what.rsplit(" ", 1)[1]) if "epsilon" in what else 0.0
-        figures[what] = over_repetitions(what, values, paper=_PUBLISHED.get(epsilon))
+        figures[what] = over_repetitions(what, values, share=True, paper=_PUBLISHED.get(epsilon))
     plain_share = figures["test accuracy, not private"].ours
     best = figures["test accuracy, epsilon 10"].ours
     lost = plain_share - best

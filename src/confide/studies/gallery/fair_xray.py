@@ -130,7 +130,7 @@ def _run(context: Context) -> Outcome:
                 r, _ = gap_correlation(gaps, values)
                 _put(found, f"Pearson r of the AUROC gap with the {what}, epsilon {epsilon:g}", r)
         context.say(f"split {number + 1} of {repetitions}: AUROC {plain['all']['AUROC']:.3f} non-private")
-    figures = [over_repetitions(what, values) for what, values in found.items()]
+    figures = [over_repetitions(what, values, share=what.startswith("AUROC")) for what, values in found.items()]
     grown = [over_repetitions(f"growth of the accuracy difference, {name}", v) for name, v in growth.items()]
     worst = max(grown, key=lambda f: f.ours)
     beyond = [f for f in grown if (f.low if f.low is not None else f.ours) > _GROWTH]

@@ -185,7 +185,9 @@ def _run(context: Context) -> Outcome:
             least = min(_beyond(test.y, _chance(last / t), rng, 50) for t in GRID[:: 1 if full else 12])
             _put(found, f"ECE beyond chance, {_BOUND}, {where}", least)
         context.say(f"run {number + 1} of {repetitions}: temperature {chosen:.2f}")
-    figures = {what: over_repetitions(what, values) for what, values in found.items()}
+    figures = {
+        what: over_repetitions(what, values, share=what.startswith(("AUC", "ECE, "))) for what, values in found.items()
+    }
     place = next(iter(sides.tests))
     before = figures[f"ECE beyond chance, {_LAST}, {place}"].ours
     level = figures[f"AUC, {_LAST}, {place}"].ours

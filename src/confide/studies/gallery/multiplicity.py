@@ -79,7 +79,7 @@ def _run(context: Context) -> Outcome:
         context.say(
             f"split {number + 1} of {splits}: {found[_CONFLICT][-1]:.3f} in conflict, {report.coverage:.3f} answered"
         )
-    figures = {what: over_repetitions(what, values) for what, values in found.items()}
+    figures = {what: over_repetitions(what, values, share=True) for what, values in found.items()}
     alike, conflict = figures[_ALIKE].ours, figures[_CONFLICT].ours
     answered, residual = figures[_COVERAGE].ours, figures[_RESIDUAL].ours
     arbitrary, remedy = alike >= 0.5 and conflict >= 0.05, residual <= 0.002

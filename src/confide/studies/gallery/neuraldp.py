@@ -150,7 +150,7 @@ def _run(context: Context) -> Outcome:
     gap = _attack_gap(rng, 100_000 if full else 20_000)
     once, often = _attack_looks(rng, 1), _attack_looks(rng, _LOOKS)
     change = _change_of_first_part(splits.train)
-    accuracies = [over_repetitions(what, values) for what, values in found.items()]
+    accuracies = [over_repetitions(what, values, share=True) for what, values in found.items()]
     figures = (
         *accuracies,
         Figure(

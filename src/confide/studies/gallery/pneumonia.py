@@ -107,7 +107,7 @@ def _run(context: Context) -> Outcome:
             context.say(f"epsilon {epsilon:g}, run {number + 1} of {repetitions}: AUC {found['AUC'][-1]:.4f}")
         for what, values in found.items():
             paper = {"AUC": _TARGETS[epsilon]}.get(what) if what == "AUC" else None
-            one = over_repetitions(f"test {what}, epsilon {epsilon:g}", values)
+            one = over_repetitions(f"test {what}, epsilon {epsilon:g}", values, share=True)
             note = one.note + ("; in place of the paper's value: the goal set beforehand" if paper else "")
             figures.append(Figure(one.what, one.ours, one.low, one.high, paper, note))
         mean = float(np.mean(found["AUC"]))

@@ -82,7 +82,7 @@ def _run(context: Context) -> Outcome:
         for epsilon in EPSILONS:
             base = BASELINES.get(name, {}).get(epsilon)
             found = [_trained(context, train, test, epsilon, rate) for _ in range(repetitions)]
-            one = over_repetitions(f"test accuracy, {name}, epsilon {epsilon:g}", found)
+            one = over_repetitions(f"test accuracy, {name}, epsilon {epsilon:g}", found, share=True)
             note = one.note if base is None else f"{one.note}; published: {base.where}"
             paper = None if base is None else base.accuracy
             figures.append(Figure(one.what, one.ours, one.low, one.high, paper, note))

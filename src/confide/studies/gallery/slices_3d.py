@@ -114,7 +114,7 @@ def _run(context: Context) -> Outcome:
         weights.append([float(w.sum(1).mean()) for w in seen.weights])
         context.say(f"run {number + 1} of {repetitions}: " + ", ".join(f"{v[-1]:.3f}" for v in found.values()))
     paper = {"test AUC, not private": _PUBLISHED_AUC, "test accuracy, not private": _PUBLISHED_ACC}
-    figures = [over_repetitions(what, values, paper=paper.get(what)) for what, values in found.items()]
+    figures = [over_repetitions(what, values, share=True, paper=paper.get(what)) for what, values in found.items()]
     for what, several in scores.items():
         # the mean of the runs' probabilities, with the uncertainty of 298 test glands
         interval = evaluate(
