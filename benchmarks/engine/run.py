@@ -32,6 +32,8 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 sys.path[:0] = [str(HERE), str(ROOT / "src")]
 from workloads import CPU, GPU, WORKLOADS, units_of  # noqa: E402
 
+from confide.training.host_memory import kept_pages  # noqa: E402
+
 ROWS, RESULTS = ROOT / "build" / "engine" / "rows.jsonl", HERE / "results.json"
 NOISE, CLIP, RATE = 1.0, 1.0, 0.01
 # On a CPU the noise costs as much as the step of a small net: it is timed apart (`noise_ms`).
@@ -291,7 +293,8 @@ def cell(
             if cuda:
                 row |= measure(step, device, repeats)
             else:
-                twin, mine = alternated(plain, step, repeats)
+                with kept_pages(device):  # as `PrivateRun` does; the twin and the peers gain from it too
+                    twin, mine = alternated(plain, step, repeats)
                 row |= mine
             if hasattr(step, "record"):
                 step.record()

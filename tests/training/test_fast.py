@@ -12,7 +12,7 @@ from training_oracle import clip_and_sum, squared, unit_gradients
 
 from confide.errors import InputError
 from confide.training import ClippingEngine, EngineOptions
-from confide.training.engine.fast import FastClippingEngine
+from confide.training.engine.fast import FastClippingEngine, kernels
 from confide.training.engine.fast.arithmetic import Arithmetic, squares
 from confide.training.engine.fast.blocks import Blocks
 from confide.training.engine.fast.compiled import CompiledStep, padded
@@ -209,6 +209,30 @@ def test_many_filters_one_unit_at_a_time_equal_torch_func(counts):
     want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
     engine = ClippingEngine(model, FAST)
     total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
+    np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
+    for a, b in zip(total.gradients, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@LAWS
+@given(SIZES, PAIRS, PAIRS, st.tuples(st.integers(0, 2), st.integers(0, 2)), PAIRS, st.integers(0, 10**6), st.data())
+def test_images_with_channels_last_equal_torch_func(counts, kernel, stride, padding, dilation, seed, data):
+    units, weights, clips, _, y = batch(counts, seed, torch.float64)
+    x = torch.randn(len(units), 3, 9, 8, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(),
+        nn.Conv2d(8, 6, kernel, stride, padding, dilation), nn.GroupNorm(3, 6), nn.Flatten(), nn.LazyLinear(2),
+    ).double()  # fmt: skip
+    model(x)
+    model = model.to(memory_format=torch.channels_last)
+    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
+    with pytest.MonkeyPatch.context() as patch:  # windows as a matrix never, as measured, always
+        patch.setattr(kernels, "COLUMNS", data.draw(st.sampled_from([0, kernels.COLUMNS, 10**9])))
+        engine = ClippingEngine(model, FAST)
+        total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
     np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
     for a, b in zip(total.gradients, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)

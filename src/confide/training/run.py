@@ -41,6 +41,7 @@ from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.distributed import Ranks, Share, join
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import Chunk, chunks
+from confide.training.host_memory import kept_pages
 from confide.training.keys import RunKeys, key_from_seed
 from confide.training.methods.choice import MethodRun, Methods
 from confide.training.noise import keyed_noise
@@ -242,21 +243,25 @@ class PrivateRun:
             self._ranks.from_first(self._on_start or (lambda: None))
         guard = self.optimizer.register_step_pre_hook(self._guard)
         try:
-            while self.steps_done < self.plan.steps:
-                # A loop may have been left in the middle of this step: what it added must not count a second time.
-                self.engine.discard()
-                self._waiting = None
-                self._methods.begin()
-                self._seed_layers()
-                self._drawn = self._sampler.draw(self._keys.step)
-                self._share = self._ranks.share(self._drawn)
-                self._draw = self._methods.expand(self._share.draw)
-                yield from self._batches(self._draw)
-                self._finish_step()
+            with kept_pages(self._device):
+                yield from self._steps()
         finally:
             guard.remove()
             self.engine.stop_capture()
             self._methods.summed()
+
+    def _steps(self) -> Iterator[Batch]:
+        while self.steps_done < self.plan.steps:
+            # A loop may have been left in the middle of this step: what it added must not count a second time.
+            self.engine.discard()
+            self._waiting = None
+            self._methods.begin()
+            self._seed_layers()
+            self._drawn = self._sampler.draw(self._keys.step)
+            self._share = self._ranks.share(self._drawn)
+            self._draw = self._methods.expand(self._share.draw)
+            yield from self._batches(self._draw)
+            self._finish_step()
 
     def _batches(self, draw: Draw) -> Iterator[Batch]:
         while True:

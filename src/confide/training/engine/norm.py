@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from confide.training.engine.registry import register
@@ -65,21 +66,47 @@ def _detached(module: Any) -> tuple[Tensor | None, Tensor | None]:
     return (None if module.weight is None else module.weight.detach()), (None if bias is None else bias.detach())
 
 
+def _keeps_statistics(value: Tensor) -> bool:
+    """True where the operation that returns its statistics takes this input as it is: on a CPU, in one of its orders.
+
+    Nothing may be cast, traced or transformed on the way: those know `F.group_norm`.
+    """
+    if value.device.type != "cpu" or value.dim() < 3 or not value.numel() or torch.is_autocast_enabled("cpu"):
+        return False
+    if get_proxy_mode() is not None or torch._C._are_functorch_transforms_active():
+        return False
+    last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    return value.is_contiguous() or last
+
+
 @register(nn.GroupNorm)
 def group_norm(call: Call, module: nn.GroupNorm, input: Tensor) -> Tensor:
     """nn.GroupNorm."""
-    out, tap = call.tap(F.group_norm(input, module.num_groups, *_detached(module), module.eps))
+    weight, bias = _detached(module)
+
+    def native(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        count, channels = value.shape[:2]
+        area = value[0, 0].numel()
+        found: tuple[Tensor, Tensor, Tensor] = torch.native_group_norm(
+            value, weight, bias, count, channels, area, module.num_groups, module.eps
+        )
+        return found
+
+    known: tuple[Tensor, Tensor] | None = None
+    if _keeps_statistics(input):
+        result, mean, rate = native(input)
+        known = mean.detach(), rate.detach()
+    else:
+        result = F.group_norm(input, module.num_groups, weight, bias, module.eps)
+    out, tap = call.tap(result)
 
     def normalise(value: Tensor) -> Tensor:
         return F.group_norm(value, module.num_groups, eps=module.eps)
 
     def statistics(value: Tensor) -> tuple[Tensor, Tensor]:
-        value = value if value.device.type == "cpu" else value.contiguous()
-        count, channels = value.shape[:2]
-        area = value[0, 0].numel()
-        weight, bias = _detached(module)
-        found = torch.native_group_norm(value, weight, bias, count, channels, area, module.num_groups, module.eps)
-        return found[1], found[2]
+        if known is not None and len(known[0]) == len(value) and known[0].dtype == value.dtype:
+            return known
+        return native(value if value.device.type == "cpu" else value.contiguous())[1:]
 
     gradient = partial(_channel_gradient, normalise=normalise, statistics=statistics)
     call.record((tap,), (input,), gradient, {"weight": module.weight, "bias": module.bias}, axis=0)

@@ -77,8 +77,8 @@ def _convolution(use: Use) -> dict[str, Piece]:
         return _by_rule(use)
     out: dict[str, Piece] = {}
     if kernels.one_by_one(a, shape, settings) and "weight" in use.site.parameters:
-        found = kernels.convolution_by_unit(a, g, use.blocks, shape, settings, use.inputs[0].shape[1])
-        out["weight"] = use.kept(found)
+        found, turn = kernels.convolution_by_unit(a, g, use.blocks, shape, settings, use.inputs[0].shape[1])
+        out["weight"] = Kept(found.flatten(1), found.shape[1:], use.arithmetic, turn=turn)
     elif not kernels.takes(a, shape, settings):
         return _by_rule(use)
     elif "weight" in use.site.parameters:
