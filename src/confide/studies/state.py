@@ -98,9 +98,9 @@ def _lock(internal: Path, name: str) -> Path:
 
 
 def _sweep(internal: Path) -> None:
-    """Delete what runs left that were killed while their folder was made or deleted."""
-    for folder in internal.glob(".*.run"):
-        lock = _lock(internal, folder.name[1:].removesuffix(".run"))
+    """Delete what killed runs left: folders half made or half deleted, and tables on their way."""
+    for folder in (path for ending in ("run", "spool") for path in internal.glob(f".*.{ending}")):
+        lock = _lock(internal, folder.stem[1:])
         with contextlib.suppress(OSError):  # somebody else has it, or sweeps it
             handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
             try:
@@ -194,3 +194,24 @@ def alone(internal: Path, state: RunState) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 os.unlink(_lock(internal, state.name))
         os.close(handle)
+
+
+@contextlib.contextmanager
+def spool(internal: Path, state: RunState) -> Iterator[Path]:
+    """Give an empty private folder for tables on their way; it is deleted at the end, or by the next run after a kill.
+
+    Raises
+    ------
+    RunError
+        The disk refuses.
+    """
+    folder = internal / f".{state.name}.spool"
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise RunError(f"cannot write here: {error.strerror}", where=str(internal)) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -12,13 +12,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from confide.accounting import Gaussian, Guarantee
 from confide.errors import BudgetError, InputError, RunError
-from confide.evaluation import split_contributors
 from confide.ledger import Ledger
 from confide.mechanisms import OSNoise, SecureNoise, SeededNoise
 from confide.release import LedgerReference, Release
@@ -26,11 +25,14 @@ from confide.report import guarantee_sentence
 from confide.studies import state
 from confide.studies.opening import check_ledger, flow_of, open_ledger, refuse_unconfirmed
 from confide.studies.resuming import already_written
+from confide.studies.synthesis_people import gather
 from confide.synthesis import Meter, NoisyModel, Panel
-from confide.synthesis.coding import Bools, Coded, read_coded
+from confide.synthesis.coding import Coded
+from confide.synthesis.contributions import Patients
 from confide.synthesis.journal import FileJournal
 from confide.synthesis.linked import bins_of, events_for, linked_patients
 from confide.synthesis.meter import gaussian_mu
+from confide.synthesis.spool import StreamedCoded
 from confide.synthesis.study import SynthesisStudy, parse_synthesis_study
 
 
@@ -162,12 +164,6 @@ def run_synthesis(
     base = path.parent
     check_ledger(study, base, ledger_url, resume=resume)
     plan, levels = plan_of(study)
-    everybody = read_coded(study, base=base)  # refuses bad data before anything is spent
-    held_out = set_aside(study, everybody)
-    coded = everybody.subset(~held_out)
-    class_of = np.zeros(len(coded.ids), dtype=np.int64)
-    if coded.levels is not None:
-        class_of = np.array([list(levels).index(level) for level in coded.levels.tolist()], dtype=np.int64)
     releases = output if output is not None else base / study.output.dir
     internal = releases.parent / "internal"
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -180,18 +176,24 @@ def run_synthesis(
             remedy="put it back, or start a new run without --resume (what was reserved stays reserved)",
         )
     run = going_on or state.RunState(state.new_name(study.name), digest, secrets.token_hex(32))
-    with state.alone(internal, run), open_ledger(study, base, ledger_url) as ledger:
+    with (
+        state.alone(internal, run),
+        state.spool(internal, run) as spool,
+        open_ledger(study, base, ledger_url) as ledger,
+    ):
         if (done := already_written(releases, study.name, run.reservation, ledger)) is not None:
             return finish(study, done, ledger, internal, run)
+        people = gather(study, base=base, spool=spool)  # refuses bad data before anything is spent
+        class_of = people.classes(list(levels))
         if run.reservation is not None:
-            reservation = ledger.resume(run.reservation, coded.ids.tolist())
+            reservation = ledger.resume(run.reservation, people.members(ledger))
         else:
             accept(price_lines(study))
             state.save(internal, run)  # a run that is killed while it reserves finds its reservation by its key
             try:
                 reservation = ledger.reserve(
                     release=study.name,
-                    contributors=coded.ids.tolist(),
+                    contributors=people.members(ledger),
                     class_of=class_of,
                     classes=[plan.guarantee(level) for level in plan.classes],
                     data_set=data_set_of(study),
@@ -207,24 +209,20 @@ def run_synthesis(
             run.reservation, run.stage = reservation.id, "reserved"
             state.save(internal, run)
         ledger.start(reservation.id)
-        admitted = coded.subset(np.asarray(reservation.admitted, dtype=bool))
         # the levels too: a patient whose consent rose in between would be used beyond what was charged
-        charged = hashlib.sha256(class_of.tobytes() + "\n".join(coded.ids.tolist()).encode()).hexdigest()
-        journals = Journals(internal, run, f"{text}\n{charged}")
+        journals = Journals(internal, run, f"{text}\n{people.digest(class_of)}")
+        admitted = people.coded.subset(np.asarray(reservation.admitted, dtype=bool))
         fitted = fit_tables(study, admitted, levels, journals=journals, progress=progress)
-        panel, events = fitted.sample(study.sample.patients, generator_of(study))
-        receipt = LedgerReference(ledger=ledger.id, reservation=reservation.id)
         folder = write_tables(
             study,
             text,
             plan=plan,
             fitted=fitted,
-            panel=panel,
-            events=events,
             real=admitted,
-            held_out=everybody.subset(held_out),
-            receipt=receipt,
+            aside=people.aside,
+            receipt=LedgerReference(ledger=ledger.id, reservation=reservation.id),
             releases=releases,
+            spool=spool,
         )
         return finish(study, Release.load(folder), ledger, internal, run)
 
@@ -267,32 +265,6 @@ def price_lines(study: SynthesisStudy) -> list[str]:
     return lines
 
 
-def set_aside(study: SynthesisStudy, coded: Coded) -> Bools:
-    """Mark the patients who take no part: the public coin, and those after the cut of a prediction over time.
-
-    Everybody's side depends on their own id and their own date alone.
-    """
-    return by_coin(study, coded) | after_cut(study, coded)
-
-
-def by_coin(study: SynthesisStudy, coded: Coded) -> Bools:
-    """Mark the patients whom the public coin sets aside."""
-    section = study.evaluation
-    key = hashlib.blake2b((section.split or study.name).encode(), digest_size=32, person=b"confide tables").digest()
-    return split_contributors(coded.ids.tolist(), holdout=section.holdout, key=key)
-
-
-def after_cut(study: SynthesisStudy, coded: Coded) -> Bools:
-    """Mark the patients at or after the cut in time; without such a date a patient counts as early."""
-    later = study.evaluation.over_time
-    if later is None:
-        return np.zeros(len(coded.ids), dtype=bool)
-    series = coded.cells["patients"][later.column]
-    column = study.patients.columns[later.column]
-    numbers = (series.cast(int) if column.type == "date" else series).cast(float)
-    return np.asarray(numbers.fill_null(-np.inf).to_numpy() >= column.number(later.cut), dtype=bool)
-
-
 def plan_of(study: SynthesisStudy) -> tuple[TablePlan, dict[str, float]]:
     """Return the plan and the budget levels.
 
@@ -331,7 +303,7 @@ class Journals:
     run: state.RunState
     text: str
 
-    def open(self, number: int, panel: Panel) -> FileJournal:
+    def open(self, number: int, panel: Patients) -> FileJournal:
         """Open the journal of one kind of table.
 
         Raises
@@ -357,7 +329,7 @@ class Journals:
 
 def fit_tables(
     study: SynthesisStudy,
-    coded: Coded,
+    coded: Coded | StreamedCoded,
     levels: dict[str, float],
     *,
     journals: Journals | None = None,
@@ -373,13 +345,13 @@ def fit_tables(
         Called with (what was asked, share of the whole budget spent).
     """
     scale = None
-    if coded.levels is not None:
+    if (level_of := coded.level_numbers(list(levels))) is not None:
         top = gaussian_mu(max(levels.values()), study.delta)
-        part = {name: gaussian_mu(e, study.delta) / top for name, e in levels.items()}
-        scale = np.minimum(np.array([part[level] for level in coded.levels.tolist()]), 1.0)
+        part = np.array([gaussian_mu(e, study.delta) / top for e in levels.values()])
+        scale = np.minimum(part, 1.0)[level_of]
     before = 0.0
 
-    def meter_of(part: float, number: int, panel: Panel) -> Meter:
+    def meter_of(part: float, number: int, panel: Patients) -> Meter:
         journal = journals.open(number, panel) if journals is not None else None
         start = before
 
@@ -389,14 +361,17 @@ def fit_tables(
 
         return _meter(study, levels, part, number, journal=journal, progress=tell)
 
+    # only methods that take either kind of panel are given tables on disk: `streams`
     main = study.synthesizer().fit(
-        coded.panel, meter_of(study.share, 0, coded.panel), scale=scale, rules=study.row_rules()
+        cast(Panel, coded.panel), meter_of(study.share, 0, coded.panel), scale=scale, rules=study.row_rules()
     )
     before += study.share
     events = {}
     for number, (name, section) in enumerate(study.events.items(), 1):
         meter = meter_of(section.share, number, coded.events[name])
-        events[name] = study.synthesizer().fit(coded.events[name], meter, scale=scale, rules=study.row_rules(name))
+        events[name] = study.synthesizer().fit(
+            cast(Panel, coded.events[name]), meter, scale=scale, rules=study.row_rules(name)
+        )
         before += section.share
     beside = {
         name: {other: study.row_bins(other) for other in section.beside} for name, section in study.events.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,19 +9,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from confide.evaluation import tables as score
 from confide.release import AssumedPublic, LedgerReference, certify, write_release
 from confide.report import table_release_report
 from confide.studies.opening import linkage_of, stated_flow
-from confide.studies.synthesis_run import FittedTables, TablePlan, check_guarantee, generator_of
+from confide.studies.synthesis_draw import draw_tables
+from confide.studies.synthesis_run import FittedTables, TablePlan, check_guarantee
 from confide.studies.write import not_covered, public_text
 from confide.synthesis import NoisyModel, Panel
 from confide.synthesis.coding import Coded
 from confide.synthesis.columns import SynthesisColumn
-from confide.synthesis.decoding import decode
+from confide.synthesis.domain import BLOCK_PATIENTS
 from confide.synthesis.followup import followed
+from confide.synthesis.spool import StreamedCoded
 from confide.synthesis.study import SynthesisStudy
 
 
@@ -32,14 +31,23 @@ def write_tables(
     *,
     plan: TablePlan,
     fitted: FittedTables,
-    panel: Panel,
-    events: Mapping[str, Panel],
-    real: Coded,
-    held_out: Coded,
+    real: Coded | StreamedCoded,
+    aside: int,
     receipt: LedgerReference,
     releases: Path,
+    spool: Path,
 ) -> Path:
-    """Write the release folder and the internal one beside it, each in one atomic step; returns the former."""
+    """Draw the tables, write the release folder and the internal one beside it, each in one step; returns the former.
+
+    Parameters
+    ----------
+    real : Coded or StreamedCoded
+        Private: for the internal figures alone.
+    aside : int
+        Patients set aside (internal).
+    spool : Path
+        Where drawn tables lie until they are in the release.
+    """
     check_guarantee(plan, fitted)
     models = {"": fitted.main, **fitted.events}
     looks = [
@@ -59,31 +67,17 @@ def write_tables(
         linkage=linkage_of(study),
         not_covered=not_covered(study),
     )
-    tables = decode(study, panel, generator_of(study, 1), events)
-    joined = tables["patients"]
-    if "visits" in tables:
-        joined = tables["visits"].join(tables["patients"], on="patient", how="left")
-    marginals = marginals_of(study, fitted)
-    files: dict[str, Any] = {"table.parquet": _parquet(joined), "table.csv": joined.write_csv()}
-    for name, table in tables.items():
-        files[f"{name}.parquet"] = _parquet(table)
-        files[f"{name}.csv"] = table.write_csv()
+    drawn = draw_tables(study, fitted, spool, whole=isinstance(real, Coded))
+    files: dict[str, Any] = dict(drawn.files)
     for number in range(2, study.sample.tables + 1):
-        again, linked = fitted.sample(study.sample.patients, generator_of(study, 2 * number))
-        for name, table in decode(study, again, generator_of(study, 2 * number + 1), linked).items():
-            files[f"{name}-{number}.parquet"] = _parquet(table)
+        files |= draw_tables(study, fitted, spool, number=number, whole=False).files
+    marginals = marginals_of(study, fitted)
     files["schema.json"] = json.dumps(schema_of_release(study), indent=1)
     files["marginals.json"] = json.dumps(marginals, indent=1)
     files["study.toml"] = public_text(text)
     files["report.html"] = lambda complete: table_release_report(complete, public_text(text), marginals)
-    internal = {"figures.json": json.dumps(_figures(real, held_out, panel), indent=1), "study.toml": text}
+    internal = {"figures.json": json.dumps(_figures(real, aside, drawn.panel), indent=1), "study.toml": text}
     return write_release(releases, study.name, certificate, files, internal)
-
-
-def _parquet(table: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.write_parquet(buffer)
-    return buffer.getvalue()
 
 
 def schema_of_release(study: SynthesisStudy) -> dict[str, Any]:
@@ -159,32 +153,36 @@ def _cell_names(study: SynthesisStudy, table: str) -> dict[str, list[str]]:
     return names
 
 
-def _figures(real: Coded, held_out: Coded, synthetic: Panel) -> dict[str, Any]:
+def _figures(real: Coded | StreamedCoded, aside: int, synthetic: Panel) -> dict[str, Any]:
     """Compare with the real tables in short: internal. ``confide evaluate`` does it thoroughly."""
     found: dict[str, Any] = {
         "internal": True,
         "patients": real.panel.patients,
-        "visits": len(real.panel.visit),
-        "patients set aside": held_out.panel.patients,
+        "visits": sum(len(block.visit) for _, block in real.panel.blocks(BLOCK_PATIENTS)),
+        "patients set aside": aside,
         "values moved to a declared bound": dict(real.clipped),
     }
     try:
-        found |= _compared(real, synthetic)
+        if isinstance(real, Coded):
+            return found | _compared(real.panel, synthetic)
+        found["compared"] = f"the first {BLOCK_PATIENTS:,} patients at most, in the order of a hash of their ids"
+        for _, block in real.panel.blocks(BLOCK_PATIENTS):
+            return found | _compared(block, synthetic)
     except Exception as error:  # exact figures must never decide whether a release is made
         found["note"] = f"the internal figures failed: {error!r}"
     return found
 
 
-def _compared(real: Coded, synthetic: Panel) -> dict[str, Any]:
-    if not real.panel.domain.visit or not len(synthetic.visit) or not len(real.panel.visit):
+def _compared(real: Panel, synthetic: Panel) -> dict[str, Any]:
+    if not real.domain.visit or not len(synthetic.visit) or not len(real.visit):
         return {"note": "no visits to compare"}
-    a, b = flat(real.panel), flat(synthetic)
+    a, b = flat(real), flat(synthetic)
     found: dict[str, Any] = {}
     for ways in (1, 2):
         f = score.fidelity(a, b, ways=ways)
         found[f"tv{ways}"] = {"mean": f.mean, "worst": f.worst, "worst_columns": list(f.worst_columns)}
         found[f"tv{ways}_per_patient"] = score.fidelity(a, b, ways=ways, per_patient=True).mean
-    moving = [column.name for column in real.panel.domain.visit]
+    moving = [column.name for column in real.domain.visit]
     found["transitions"] = score.transition_distance(a, b, moving)
     found["visit_counts"] = score.visit_count_distance(a, b)
     return found

@@ -13,7 +13,7 @@ import polars as pl
 from confide.errors import InputError
 from confide.evaluation.tables import CodedTable
 from confide.release import Release
-from confide.studies.synthesis_run import after_cut, by_coin
+from confide.studies.synthesis_people import after_cut, by_coin
 from confide.studies.synthesis_write import flat
 from confide.studies.write import public_text
 from confide.synthesis.coding import Bools, Coded, read_coded

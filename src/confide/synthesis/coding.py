@@ -7,7 +7,7 @@ nothing is dropped. A patient without visits stays a patient.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from confide.synthesis.columns import SynthesisColumn
 from confide.synthesis.domain import Ints, Panel
 from confide.synthesis.linked import bins_of
 from confide.synthesis.preparing import check_grid, one_row_each, rolled_up, time_since
-from confide.synthesis.sections import EventsSection, PatientsSection, VisitsSection
+from confide.synthesis.sections import EventsSection, PatientsSection, TableSection, VisitsSection
 from confide.synthesis.study import SynthesisStudy
 
 Names = npt.NDArray[np.str_]
@@ -39,6 +39,7 @@ class Coded:
     panel : Panel
         Patients and visits.
     ids : str array, shape (patients,)
+        In the order of `numbers_of`, which is the same however the tables are read.
     levels : str array or None
     events : mapping of event table to Panel
         Its static columns are those that the event table is generated from.
@@ -54,6 +55,12 @@ class Coded:
     events: Mapping[str, Panel] = field(default_factory=dict)
     cells: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     clipped: Mapping[str, int] = field(default_factory=dict)
+
+    def level_numbers(self, levels: Sequence[str]) -> Ints | None:
+        """Return the number of each patient's consent level in a list of them; None where there are no levels."""
+        if self.levels is None:
+            return None
+        return np.array([levels.index(level) for level in self.levels.tolist()], dtype=np.int64)
 
     def subset(self, keep: Bools) -> Coded:
         """Keep some patients with all their rows."""
@@ -77,8 +84,17 @@ class _Read:
     ids: Names
 
 
-def read_coded(study: SynthesisStudy, *, base: Path) -> Coded:
+# What gives the rows of a table: (section, name of the table) -> (rows as they stand, where they came from).
+Reader = Callable[[TableSection, str], tuple[pl.DataFrame, Origin]]
+
+
+def read_coded(study: SynthesisStudy, *, base: Path, reader: Reader | None = None) -> Coded:
     """Read the tables of a study and code them.
+
+    Parameters
+    ----------
+    reader : optional
+        Gives the rows, for tables that are read a part at a time; default: the whole sources.
 
     Raises
     ------
@@ -87,8 +103,9 @@ def read_coded(study: SynthesisStudy, *, base: Path) -> Coded:
         somebody who is not in the patient table, two visits with one key.
     """
     clipped: dict[str, int] = {}
-    people = _read(study, study.patients, "patients", base, clipped)
-    ids, order = people.ids, np.argsort(people.ids, kind="stable")
+    read = _Reading(study, base, clipped, reader or whole_sources(base))
+    people = read.table(study.patients, "patients")
+    ids, order = people.ids, np.lexsort((people.ids, numbers_of(people.ids)))
     twice = np.flatnonzero(ids[order][1:] == ids[order][:-1])
     if len(twice):
         raise InputError(
@@ -116,11 +133,11 @@ def read_coded(study: SynthesisStudy, *, base: Path) -> Coded:
     cells = {"patients": people.cells[order]}
     visit, counts = np.zeros((0, 0), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
     if study.visits is not None:
-        visit, counts, cells["visits"] = _rows(study, study.visits, "visits", ids, raw, base, clipped)
+        visit, counts, cells["visits"] = _rows(read, study.visits, "visits", ids, raw)
     events: dict[str, Panel] = {}
     names = list(study.features(study.patients))
     for name, section in study.events.items():
-        rows, numbers, cells[name] = _rows(study, section, name, ids, raw, base, clipped)
+        rows, numbers, cells[name] = _rows(read, section, name, ids, raw)
         given = [names.index(column) for column in study.given(name)]
         others = {"visits": counts} | {other: panel.counts for other, panel in events.items()}
         beside = [bins_of(others[other], study.row_bins(other)) for other in section.beside]
@@ -136,18 +153,44 @@ def numbers_of(ids: Names) -> Ints:
     return np.fromiter((int.from_bytes(one, "little") >> 1 for one in digests), dtype=np.int64, count=len(ids))
 
 
-def _read(
-    study: SynthesisStudy,
-    section: PatientsSection | VisitsSection,
-    table: str,
-    base: Path,
-    clipped: dict[str, int],
-    index: tuple[Names, pl.DataFrame] | None = None,
-) -> _Read:
-    spec = SourceSpec.model_validate(section.model_dump(include=set(SourceSpec.model_fields)))
-    # a table of visits may be empty where nobody needs to have one; saying so must not depend on the data
-    may_be_empty = isinstance(section, VisitsSection) and section.min_visits == 0
-    frame, origin = read_source(spec, base=base, allow_empty=may_be_empty)
+def whole_sources(base: Path) -> Reader:
+    """Return a reader of whole sources into memory."""
+
+    def read(section: TableSection, table: str) -> tuple[pl.DataFrame, Origin]:
+        # a table of visits may be empty where nobody needs to have one; saying so must not depend on the data
+        may_be_empty = isinstance(section, VisitsSection) and section.min_visits == 0
+        return read_source(spec_of(section), base=base, allow_empty=may_be_empty)
+
+    return read
+
+
+def spec_of(section: TableSection) -> SourceSpec:
+    """Return where a table comes from."""
+    return SourceSpec.model_validate(section.model_dump(include=set(SourceSpec.model_fields)))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class _Reading:
+    study: SynthesisStudy
+    base: Path
+    clipped: dict[str, int]
+    reader: Reader
+
+    def table(
+        self, section: PatientsSection | VisitsSection, table: str, index: tuple[Names, pl.DataFrame] | None = None
+    ) -> _Read:
+        return _read(self, section, table, *self.reader(section, table), index)
+
+
+def check_columns(
+    study: SynthesisStudy, section: PatientsSection | VisitsSection, table: str, frame: pl.DataFrame, origin: Origin
+) -> None:
+    """Refuse a table without its column of ids, or with columns that are not declared; looks at names alone.
+
+    Raises
+    ------
+    InputError
+    """
     if section.contributor not in frame.columns:
         close = nearest(section.contributor, frame.columns)
         raise InputError(
@@ -157,17 +200,31 @@ def _read(
             remedy=f"did you mean {close!r}?" if close else "correct `contributor`",
         )
     _refuse_undeclared(study, frame, section, table, origin)
+
+
+def _read(
+    read: _Reading,
+    section: PatientsSection | VisitsSection,
+    table: str,
+    frame: pl.DataFrame,
+    origin: Origin,
+    index: tuple[Names, pl.DataFrame] | None,
+) -> _Read:
+    check_columns(read.study, section, table, frame, origin)
+    base, spec = read.base, spec_of(section)
     # the same reading as for training: a person who is "7" in one place and "7.0" in another would have two balances
     ids = np.array(linked_ids(frame, spec, origin, "patient id", base=base), dtype=np.str_)
     used = {name: column for name, column in section.columns.items() if column.role != "ignore"}
     if isinstance(section, PatientsSection) and section.repeated:
         keep = one_row_each(frame, ids, [name for name in section.columns if name in frame.columns], origin)
         frame, ids = frame[keep], ids[keep]
+    if index is not None:
+        _refuse_strangers(ids, index[0], section, origin)
     frame = rolled_up(frame, used, origin, base)
     if index is not None:
         frame = time_since(frame, used, ids, index, origin)
     cells, _, _, counts = encode(frame, Schema.model_construct(columns=dict(section.columns)), origin)
-    _count(counts, table, clipped)
+    _count(counts, table, read.clipped)
     check_grid(cells, used, origin)
     return _Read(frame, cells, origin, ids)
 
@@ -195,24 +252,9 @@ def _refuse_undeclared(
         )
 
 
-def _count(counts: Counts, table: str, clipped: dict[str, int]) -> None:
-    for name, number in counts.clipped.items():
-        clipped[f"{table}.{name}"] = number
-
-
-def _rows(
-    study: SynthesisStudy,
-    section: VisitsSection | EventsSection,
-    table: str,
-    ids: Names,
-    patients: pl.DataFrame,
-    base: Path,
-    clipped: dict[str, int],
-) -> tuple[Ints, Ints, pl.DataFrame]:
-    read = _read(study, section, table, base, clipped, (ids, patients))
-    whose, origin, cells = read.ids, read.origin, read.cells
-    at = np.searchsorted(ids, whose).astype(np.int64)
-    strange = np.flatnonzero((at >= len(ids)) | (ids[np.minimum(at, len(ids) - 1)] != whose))
+def _refuse_strangers(ids: Names, known: Names, section: TableSection, origin: Origin) -> None:
+    at = np.searchsorted(known, ids)
+    strange = np.flatnonzero((np.append(known, "")[at] != ids) | (at == len(known))).astype(np.int64)
     if len(strange):
         raise InputError(
             "a visit belongs to nobody in the patient table",
@@ -220,6 +262,20 @@ def _rows(
             expected="every patient of a visit in the patient table",
             remedy="add the patient's row, or leave the visits out at the source",
         )
+
+
+def _count(counts: Counts, table: str, clipped: dict[str, int]) -> None:
+    for name, number in counts.clipped.items():
+        clipped[f"{table}.{name}"] = number
+
+
+def _rows(
+    reading: _Reading, section: VisitsSection | EventsSection, table: str, ids: Names, patients: pl.DataFrame
+) -> tuple[Ints, Ints, pl.DataFrame]:
+    by_name = np.argsort(ids, kind="stable")
+    read = reading.table(section, table, (ids[by_name], patients[by_name]))
+    whose, origin, cells = read.ids, read.origin, read.cells
+    at = by_name[np.searchsorted(ids, whose, sorter=by_name)] if len(whose) else np.zeros(0, dtype=np.int64)
     time = cells[section.time].cast(pl.Float64 if section.columns[section.time].type != "date" else pl.Int32).to_numpy()
     if section.entry is not None:
         keys = read.frame[section.entry].cast(pl.String).fill_null("").to_numpy().astype(np.str_)
@@ -239,7 +295,7 @@ def _rows(
             where=origin.at(),
             remedy="set min_visits = 0",
         )
-    return codes_of(cells, study.features(section))[order], counts, cells[order]
+    return codes_of(cells, reading.study.features(section))[order], counts, cells[order]
 
 
 def codes_of(cells: pl.DataFrame, columns: Mapping[str, SynthesisColumn]) -> Ints:

@@ -25,6 +25,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MAX_CELLS = 200
+# Patients that one pass looks at together: the same in memory and on disk, so that both add up in the same order.
+BLOCK_PATIENTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,19 @@ class Panel:
 
     def blocks(self, size: int) -> Iterator[tuple[int, Panel]]:
         """Return (number of the first patient, panel of at most `size` patients), one after the other."""
+        size = min(size, BLOCK_PATIENTS)
         for start in range(0, self.patients, size):
             yield start, self.slice(start, min(start + size, self.patients))
+
+    @classmethod
+    def joined(cls, domain: Domain, panels: Sequence[Panel]) -> Panel:
+        """Return the patients of several panels, one panel after the other."""
+        if len(panels) == 1:
+            return panels[0]
+        empty = cls.from_codes(domain, static=[], visit=[], counts=[])
+        several = [empty, *panels]
+        parts = ([getattr(p, name) for p in several] for name in ("static", "visit", "counts", "keys"))
+        return cls(domain, *(np.concatenate(part) for part in parts))
 
     def keep(self, wanted: npt.NDArray[np.bool_]) -> Panel:
         """Return some patients with all their visits."""

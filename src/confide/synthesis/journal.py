@@ -20,15 +20,17 @@ import numpy as np
 
 from confide._files import fsync_folder
 from confide.errors import InputError, RunError
-from confide.synthesis.domain import Panel
+from confide.synthesis.contributions import Patients
+from confide.synthesis.domain import BLOCK_PATIENTS
 
 
-def fingerprint(key: bytes, text: str, panel: Panel) -> str:
+def fingerprint(key: bytes, text: str, panel: Patients) -> str:
     """Return a keyed fingerprint of a study and its data: it tells a changed data set to whoever has the key."""
     digest = hmac.new(key, text.encode(), hashlib.sha256)
-    for part in (panel.static, panel.visit, panel.counts, panel.keys):
-        digest.update(str(part.shape).encode())
-        digest.update(np.ascontiguousarray(part).tobytes())
+    for _, block in panel.blocks(BLOCK_PATIENTS):
+        for part in (block.static, block.visit, block.counts, block.keys):
+            digest.update(str(part.shape).encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
 
 
@@ -41,7 +43,7 @@ class FileJournal:
         Made if it is not there; otherwise gone on with.
     text : str
         The study.
-    panel : Panel
+    panel : Panel or StreamedPanel
         Private.
 
     Raises
@@ -52,7 +54,7 @@ class FileJournal:
         The file is damaged, or the disk refuses.
     """
 
-    def __init__(self, path: Path, *, text: str, panel: Panel) -> None:
+    def __init__(self, path: Path, *, text: str, panel: Patients) -> None:
         self.path = path
         self._found: list[tuple[str, Any]] = []
         try:
@@ -60,7 +62,7 @@ class FileJournal:
         except OSError as error:
             raise RunError(f"cannot keep the journal: {error.strerror or error}", where=str(path)) from error
 
-    def _open(self, text: str, panel: Panel) -> None:
+    def _open(self, text: str, panel: Patients) -> None:
         kept = self._read()
         if kept is None:
             self.key = secrets.token_bytes(32)

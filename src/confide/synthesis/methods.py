@@ -43,3 +43,5 @@ METHODS: dict[str, Callable[[Options], Synthesizer]] = {
 WITHOUT_RULES = frozenset({"mst", "aim", "flow", "pate-gan"})
 # A vote is counted in whole teachers and cannot be scaled to a patient's own budget.
 WITHOUT_BUDGETS = frozenset({"pate-gan"})
+# Methods that only ask for sums over patients can read tables a part at a time.
+STREAMED = frozenset({"patient-unit", "independence", "mst"})

@@ -36,9 +36,14 @@ class PatientsSection(TableSection):
     repeated : bool
         The source has several rows a patient that agree in all declared columns (a visit table with the patient's facts
         on every row); a patient whose rows differ is refused.
+    stream : bool, optional
+        Whether the tables (Parquet) are read and coded a part at a time, so that memory does not grow with rows.
+        Default: where they are Parquet files of together 64 MiB or more. Both ways give the same answers and the same
+        release; only time, memory and room on disk differ.
     """
 
     repeated: bool = False
+    stream: bool | None = None
 
 
 class VisitsSection(TableSection):
