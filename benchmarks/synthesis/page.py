@@ -91,14 +91,30 @@ def main() -> None:
     scale = HERE / "scale.jsonl"
     if scale.exists():
         lines += [
-            "### From disk",
+            "### Tables of any size",
             "",
-            "| patients | visits | seconds | CPU s | peak MB |",
-            "| --- | --- | --- | --- | --- |",
+            "`confide synthesize` on simulated patients with ten visits each, 8 columns, Parquet with rows in random "
+            "order: from the files to the committed release with as many synthetic patients "
+            "(`benchmarks/synthesis/scale.py`).",
+            "",
+            "| patients | visits | way | minutes | reading | charging | measuring | fitting, drawing, writing "
+            "| CPU minutes | peak MB | load |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
-        for row in sorted(map(json.loads, scale.read_text().splitlines()), key=lambda r: r["patients"]):
-            figures = (row["seconds"], row["cpu_seconds"], row["peak_mb"])
-            lines.append(f"| {row['patients']:,} | {row['visits']:,} | " + " | ".join(map(str, figures)) + " |")
+        steps = ("reading", "charging", "measuring", "fitting_drawing_writing")
+        for row in sorted(map(json.loads, scale.read_text().splitlines()), key=lambda r: (r["way"], r["patients"])):
+            minutes = [row["seconds"], *(row[f"seconds_{step}"] for step in steps), row["cpu_seconds"]]
+            shown = " | ".join(f"{seconds / 60:.1f}" for seconds in minutes)
+            load = " to ".join(f"{value:g}" for value in row["load"])
+            lines.append(
+                f"| {row['patients']:,} | {row['visits']:,} | {row['way']} | {shown} | {row['peak_mb']} | {load} |"
+            )
+        on = row["machine"]
+        lines += [
+            "",
+            f"Machine: {on['cores']} cores shared with other work (load at start and end), {on['cpu']}; one thread; "
+            f"Python {on['python']}, polars {on['polars']}, numpy {on['numpy']}.",
+        ]
         lines.append("")
     text = PAGE.read_text()
     head, rest = text.split(START)
