@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from wards import STUDY, write_ward
 
 from confide.accounting import Gaussian
 from confide.errors import InputError
@@ -11,38 +11,14 @@ from confide.ledger import Ledger
 from confide.studies.synthesis_run import load_synthesis, run_synthesis
 from confide.synthesis.coding import read_coded
 
-STUDY = """
-name = "ward"
-[patients]
-source = "patients.csv"
-contributor = "id"
-repeated = true
-persons = "persons.csv"
-[patients.columns.sex]
-type = "categorical"
-categories = ["f", "m"]
-[visits]
-source = "visits.csv"
-contributor = "id"
-persons = "persons.csv"
-time = "day"
-max_visits = 12
-[visits.columns.day]
-type = "integer"
-bounds = [0, 9]
-[privacy]
-epsilon = 2.0
-delta = 1e-5
-"""
+PERSONS = STUDY.replace('contributor = "id"\n', 'contributor = "id"\npersons = "persons.csv"\n').replace(
+    "[patients]\n", "[patients]\nrepeated = true\n"
+)
 
 
 @pytest.fixture
 def ward(tmp_path):
-    rng = np.random.default_rng(0)
-    (tmp_path / "study.toml").write_text(STUDY)
-    (tmp_path / "patients.csv").write_text("id,sex\n" + "".join(f"p{i:03d},{'fm'[i // 2 % 2]}\n" for i in range(150)))
-    days = "".join(f"p{i:03d},{d}\n" for i in range(150) for d in sorted(rng.choice(10, 3, replace=False)))
-    (tmp_path / "visits.csv").write_text("id,day\n" + days)
+    write_ward(tmp_path, PERSONS)
     (tmp_path / "persons.csv").write_text("id,person\np000,p001\np002,anna-7\n")
     return tmp_path
 

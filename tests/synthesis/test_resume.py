@@ -5,41 +5,23 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from synthesis_panels import dependent_panel, random_panel
+from wards import CONSENTS, open_books, run_ward, url_of, write_ward
 
+from confide.cli import main
 from confide.errors import InputError, RunError
 from confide.ledger import Ledger
 from confide.mechanisms import OSNoise
 from confide.release import Release
 from confide.studies import state
-from confide.studies.synthesis_run import load_synthesis, run_synthesis
+from confide.studies.synthesis_run import load_synthesis
 from confide.synthesis import FlatAIM, Meter, PatientUnit
 from confide.synthesis.coding import read_coded
 from confide.synthesis.journal import FileJournal
-
-STUDY = """
-name = "ward"
-[patients]
-source = "patients.csv"
-contributor = "id"
-[patients.columns.sex]
-type = "categorical"
-categories = ["f", "m"]
-[visits]
-source = "visits.csv"
-contributor = "id"
-time = "day"
-max_visits = 12
-[visits.columns.day]
-type = "integer"
-bounds = [0, 9]
-[privacy]
-epsilon = 2.0
-delta = 1e-5
-"""
 
 
 class Killed(BaseException):
@@ -103,65 +85,38 @@ def test_a_journal_of_other_data_is_refused(tmp_path):
         FileJournal(path, text="s", panel=panel)
 
 
-def test_a_killed_study_is_resumed_under_one_charge(tmp_path, killed_after):
-    rng = np.random.default_rng(0)
-    (tmp_path / "study.toml").write_text(STUDY)
-    (tmp_path / "patients.csv").write_text("id,sex\n" + "".join(f"p{i},{'fm'[i % 2]}\n" for i in range(150)))
-    rows = "".join(f"p{i},{d}\n" for i in range(150) for d in sorted(rng.choice(10, 3, replace=False)))
-    (tmp_path / "visits.csv").write_text("id,day\n" + rows)
-    url = f"sqlite:///{tmp_path}/l.sqlite"
-    Ledger.create(url, cap_epsilon=2.5, cap_delta=1e-4).close()
+def ward(tmp_path, *, consent):
+    """Write the ward; everybody agreed to basic use, patient 7 to what is said."""
+    write_ward(tmp_path, CONSENTS, more="consent", cells=",".join([*["basic"] * 7, consent, *["basic"] * 142]))
 
-    def run(**more):
-        return run_synthesis(
-            tmp_path / "study.toml", accept=lambda lines: None, ledger_url=url, output=tmp_path / "releases", **more
-        )
 
+@pytest.fixture
+def ready_ward(tmp_path):
+    ward(tmp_path, consent="basic")
+    open_books(tmp_path)
+    return partial(run_ward, tmp_path)
+
+
+@pytest.fixture
+def killed_ward(ready_ward, killed_after):
     disarm = killed_after(2)
     with pytest.raises(Killed):
-        run()
+        ready_ward()
     disarm()
+    return ready_ward
+
+
+def test_a_killed_study_is_resumed_under_one_charge(tmp_path, killed_ward):
     spent = []
-    outcome = run(resume=True, progress=lambda name, share: spent.append(share))
+    outcome = killed_ward(resume=True, progress=lambda name, share: spent.append(share))
     assert spent == sorted(spent)
     assert spent[-1] == pytest.approx(1.0, abs=1e-6)
-    with Ledger.open(url) as ledger:
+    with Ledger.open(url_of(tmp_path)) as ledger:
         assert len(ledger.reservations()) == 1
     assert Release.load(outcome.release.path).certificate.name == "ward"
     assert not list((tmp_path / "internal").glob("*.run"))
     with pytest.raises(InputError, match="no unfinished run"):
-        run(resume=True)
-
-
-BUDGET = 'budget = {column = "consent", levels = {basic = 1.0, full = 2.0}}\n'
-CONSENT = '[patients.columns.consent]\nrole = "attribute"\n[visits]\n'
-
-
-def ward(tmp_path, *, consent="full"):
-    rng = np.random.default_rng(0)
-    (tmp_path / "study.toml").write_text(STUDY.replace("[visits]\n", CONSENT, 1) + BUDGET)
-    rows = [f"p{i:03d},{'fm'[i % 2]},{consent if i == 7 else 'basic'}\n" for i in range(150)]
-    (tmp_path / "patients.csv").write_text("id,sex,consent\n" + "".join(rows))
-    days = "".join(f"p{i:03d},{d}\n" for i in range(150) for d in sorted(rng.choice(10, 3, replace=False)))
-    (tmp_path / "visits.csv").write_text("id,day\n" + days)
-
-
-@pytest.fixture
-def killed_ward(tmp_path, killed_after):
-    ward(tmp_path, consent="basic")
-    url = f"sqlite:///{tmp_path}/l.sqlite"
-    Ledger.create(url, cap_epsilon=2.5, cap_delta=1e-4).close()
-
-    def run(**more):
-        return run_synthesis(
-            tmp_path / "study.toml", accept=lambda lines: None, ledger_url=url, output=tmp_path / "releases", **more
-        )
-
-    disarm = killed_after(2)
-    with pytest.raises(Killed):
-        run()
-    disarm()
-    return run
+        killed_ward(resume=True)
 
 
 def test_a_consent_that_rose_in_between_is_not_used_beyond_the_charge(tmp_path, killed_ward):
@@ -170,23 +125,6 @@ def test_a_consent_that_rose_in_between_is_not_used_beyond_the_charge(tmp_path, 
         killed_ward(resume=True)
     ward(tmp_path, consent="basic")
     assert killed_ward(resume=True).release.path.exists()
-
-
-def run_of(tmp_path, **more):
-    return run_synthesis(
-        tmp_path / "study.toml",
-        accept=lambda lines: None,
-        ledger_url=f"sqlite:///{tmp_path}/l.sqlite",
-        output=tmp_path / "releases",
-        **more,
-    )
-
-
-@pytest.fixture
-def ready_ward(tmp_path):
-    ward(tmp_path, consent="basic")
-    Ledger.create(f"sqlite:///{tmp_path}/l.sqlite", cap_epsilon=2.5, cap_delta=1e-4).close()
-    return lambda **more: run_of(tmp_path, **more)
 
 
 def die(*_, **__):
@@ -209,7 +147,7 @@ def test_killed_right_after_the_charge_a_refused_resume_keeps_the_way_back(tmp_p
         ready_ward(resume=True)
     ward(tmp_path, consent="basic")
     assert ready_ward(resume=True).release.path.exists()
-    with Ledger.open(f"sqlite:///{tmp_path}/l.sqlite") as ledger:
+    with Ledger.open(url_of(tmp_path)) as ledger:
         assert [r.state for r in ledger.reservations()] == ["committed"]
 
 
@@ -247,7 +185,7 @@ run_synthesis(home / "study.toml", accept=lambda lines: None, ledger_url=sys.arg
 
 
 def test_shot_while_its_folder_is_made_a_run_has_not_begun(tmp_path, ready_ward):
-    shot = subprocess.run([sys.executable, "-c", SHOT, str(tmp_path), f"sqlite:///{tmp_path}/l.sqlite"], check=False)
+    shot = subprocess.run([sys.executable, "-c", SHOT, str(tmp_path), url_of(tmp_path)], check=False)
     assert shot.returncode == -signal.SIGKILL
     assert [path for path in (tmp_path / "internal").iterdir() if path.name.endswith(".run")]
     with pytest.raises(InputError, match="no unfinished run"):
@@ -268,7 +206,7 @@ def test_killed_after_its_release_was_written_a_run_makes_no_second_one(name, tm
     (first,) = (tmp_path / "releases").iterdir()
     outcome = ready_ward(resume=True)
     assert outcome.release.path == first
-    with Ledger.open(f"sqlite:///{tmp_path}/l.sqlite") as ledger:
+    with Ledger.open(url_of(tmp_path)) as ledger:
         (record,) = ledger.reservations()
     assert (record.state, record.release_hash) == ("committed", outcome.release.digest)
 
@@ -292,7 +230,7 @@ def test_a_lost_journal_is_not_drawn_again_under_the_same_charge(tmp_path, kille
 
 
 def test_nobody_s_number_moves_when_a_person_leaves_the_tables(tmp_path):
-    ward(tmp_path)
+    write_ward(tmp_path)
     study = load_synthesis(tmp_path / "study.toml")[0]
     whole = read_coded(study, base=tmp_path)
     for name in ("patients.csv", "visits.csv"):
@@ -301,3 +239,15 @@ def test_nobody_s_number_moves_when_a_person_leaves_the_tables(tmp_path):
     without = read_coded(study, base=tmp_path)
     assert without.panel.patients == whole.panel.patients - 1
     np.testing.assert_array_equal(without.panel.keys, whole.panel.keys[whole.ids != "p000"])
+
+
+def test_the_command_asks_shows_what_is_spent_and_says_where_things_are(tmp_path, ready_ward, capsys):
+    study = str(tmp_path / "study.toml")
+    assert main(["synthesize", study, "--ledger", url_of(tmp_path)]) == 2  # nobody is there to accept the price
+    assert "add --yes" in capsys.readouterr().err
+    with Ledger.open(url_of(tmp_path)) as ledger:
+        assert not ledger.reservations()
+    assert main(["synthesize", study, "--ledger", url_of(tmp_path), "--yes"]) == 0
+    said = capsys.readouterr()
+    assert "drawing patients" in said.err and "100% of the budget" in said.err
+    assert "report.html" in said.out and "Price: epsilon 2" in said.out

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from confide.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def synthesize(
@@ -29,15 +30,36 @@ def synthesize(
     """Reserve the price, learn the tables through noise, and write synthetic ones with certificate and report."""
     from confide.studies.synthesis_run import run_synthesis
 
-    outcome = run_synthesis(
-        study, accept=lambda lines: ask(lines, yes), ledger_url=ledger, output=output, resume=resume
-    )
+    with spending() as bar:
+
+        def accept(lines: list[str]) -> None:
+            bar.stop()  # a question stands alone
+            ask(lines, yes)
+            bar.start()
+
+        outcome = run_synthesis(
+            study,
+            accept=accept,
+            ledger_url=ledger,
+            output=output,
+            resume=resume,
+            progress=lambda what, spent: bar.update(bar.task_ids[0], description=what, completed=spent),
+        )
     for line in outcome.lines:
         typer.echo(line)
     typer.echo("")
     for what, path in outcome.paths.items():
         typer.echo(f"{what:<16} {path}")
     typer.echo(f"\nHow good it is (internal):  confide evaluate {outcome.paths['release']} --study {study}")
+
+
+@contextlib.contextmanager
+def spending() -> Iterator[Progress]:
+    """Show what is being done and the share of the budget that is spent; like every console, internal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(*columns, TextColumn("of the budget"), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        bar.add_task("reading and checking the tables", total=1.0)
+        yield bar
 
 
 def ask(lines: list[str], yes: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,13 @@ class Drawn:
 
 
 def draw_tables(
-    study: SynthesisStudy, fitted: FittedTables, folder: Path, *, number: int = 1, whole: bool = True
+    study: SynthesisStudy,
+    fitted: FittedTables,
+    folder: Path,
+    *,
+    number: int = 1,
+    whole: bool = True,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> Drawn:
     """Draw all tables of a release from the noisy model; costs nothing.
 
@@ -38,6 +44,8 @@ def draw_tables(
         Which of several draws; the first one also gets CSV files and the joined table.
     whole : bool
         Keep the panel of all blocks in memory, or of the first one.
+    progress : function, optional
+        Told what is being done.
     """
     first = number == 1
     total = max(1, round(fitted.main.patients)) if study.sample.patients is None else study.sample.patients
@@ -48,6 +56,7 @@ def draw_tables(
     csv: dict[str, Path] = {}
     before = 0
     for block, size in enumerate(_sizes(total)):
+        progress(f"drawing patients from {before + 1:,} of {total:,}")
         panel, events = fitted.sample(size, codes)
         tables = decode(study, panel, values, events)
         if whole or not panels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +52,17 @@ class People:
         return found.hexdigest()
 
 
-def gather(study: SynthesisStudy, *, base: Path, spool: Path) -> People:
+def gather(
+    study: SynthesisStudy, *, base: Path, spool: Path, progress: Callable[[str], None] = lambda what: None
+) -> People:
     """Read and check the tables, and leave out who is set aside.
 
     Parameters
     ----------
     spool : Path
         Empty private folder, for tables that are read a part at a time.
+    progress : function, optional
+        Told what is being done.
 
     Raises
     ------
@@ -65,7 +70,9 @@ def gather(study: SynthesisStudy, *, base: Path, spool: Path) -> People:
         The data do not fit the study; nothing was spent.
     """
     if streams(study, base=base):
-        streamed = read_streamed(study, base=base, folder=spool, set_aside=lambda coded: set_aside(study, coded))
+        streamed = read_streamed(
+            study, base=base, folder=spool, set_aside=lambda coded: set_aside(study, coded), progress=progress
+        )
         return People(streamed, streamed.aside)
     everybody = read_coded(study, base=base)
     out = set_aside(study, everybody)

@@ -145,7 +145,7 @@ def run_synthesis(
     resume : bool
         Go on with the latest unfinished run of this study: its reservation and the answers it already paid for.
     progress : function, optional
-        Called with (what was asked, share of the budget spent) after every noisy answer.
+        Called with (what was asked or is being done, share of the budget spent).
 
     Raises
     ------
@@ -183,7 +183,11 @@ def run_synthesis(
     ):
         if (done := already_written(releases, study.name, run.reservation, ledger)) is not None:
             return finish(study, done, ledger, internal, run)
-        people = gather(study, base=base, spool=spool)  # refuses bad data before anything is spent
+        tell = progress or (lambda what, spent: None)
+        # bad data are refused here, before anything is spent
+        people = gather(
+            study, base=base, spool=spool, progress=lambda what: tell(what, 0.0)
+        )  # refuses bad data before anything is spent
         class_of = people.classes(list(levels))
         if run.reservation is not None:
             reservation = ledger.resume(run.reservation, people.members(ledger))
@@ -223,6 +227,7 @@ def run_synthesis(
             receipt=LedgerReference(ledger=ledger.id, reservation=reservation.id),
             releases=releases,
             spool=spool,
+            progress=lambda what: tell(what, 1.0),
         )
         return finish(study, Release.load(folder), ledger, internal, run)
 

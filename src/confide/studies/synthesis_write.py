@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,7 @@ def write_tables(
     receipt: LedgerReference,
     releases: Path,
     spool: Path,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> Path:
     """Draw the tables, write the release folder and the internal one beside it, each in one step; returns the former.
 
@@ -47,6 +48,8 @@ def write_tables(
         Patients set aside (internal).
     spool : Path
         Where drawn tables lie until they are in the release.
+    progress : function, optional
+        Told what is being done.
     """
     check_guarantee(plan, fitted)
     models = {"": fitted.main, **fitted.events}
@@ -67,10 +70,10 @@ def write_tables(
         linkage=linkage_of(study),
         not_covered=not_covered(study),
     )
-    drawn = draw_tables(study, fitted, spool, whole=isinstance(real, Coded))
+    drawn = draw_tables(study, fitted, spool, whole=isinstance(real, Coded), progress=progress)
     files: dict[str, Any] = dict(drawn.files)
     for number in range(2, study.sample.tables + 1):
-        files |= draw_tables(study, fitted, spool, number=number, whole=False).files
+        files |= draw_tables(study, fitted, spool, number=number, whole=False, progress=progress).files
     marginals = marginals_of(study, fitted)
     files["schema.json"] = json.dumps(schema_of_release(study), indent=1)
     files["marginals.json"] = json.dumps(marginals, indent=1)

@@ -100,6 +100,8 @@ def _file(
         "# Drafted by LOOKING AT THE DATA. Every value marked CONFIRM was read from it: state that it is public",
         "# knowledge by removing the mark, replace it, or let `confide schema estimate` learn it privately.",
         "# What only the data tell is a leak that no guarantee covers.",
+        "# Worth a look: bins have even width. Where most values lie near one end, as laboratory values do, list the",
+        '# borders of practice instead, as in bins = [1, 2, 4, 8]; words in an order (a stage) are type = "ordinal".',
         "version = 1",
         'kind = "synthesis"',
         f"name = {json.dumps(name)}",

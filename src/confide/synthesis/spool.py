@@ -147,6 +147,7 @@ def read_streamed(
     set_aside: Callable[[Coded], Bools],
     part_rows: int = PART_ROWS,
     batch_rows: int = BATCH_ROWS,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> StreamedCoded:
     """Read, check and code the tables of a study a part at a time.
 
@@ -156,6 +157,10 @@ def read_streamed(
         Empty, private, with room for the tables; the caller deletes it.
     set_aside : function
         Marks the patients of a part who take no part in the synthesis.
+    part_rows, batch_rows : int
+        About how many rows of all tables are in memory at a time.
+    progress : function, optional
+        Told what is being done; internal, as it depends on the number of rows.
 
     Raises
     ------
@@ -165,13 +170,15 @@ def read_streamed(
     sources = {name: _Source(study, name, section, base) for name, section in tables_of(study).items()}
     rows = sum(source.rows for source in sources.values())
     parts = 1 << max(0, int(np.ceil(np.log2(max(1, rows) / part_rows))))
-    for source in sources.values():
+    for name, source in sources.items():
+        progress(f"reading {name}")
         source.deal(folder, parts, batch_rows)
     levels = [] if study.privacy.budget == "equal" else list(study.privacy.budget.levels)
     sizes: list[int] = []
     level_of: list[npt.NDArray[np.uint8]] = []
     aside, clipped = 0, dict[str, int]()
     for part in range(parts):
+        progress(f"checking part {part + 1} of {parts}")
 
         def reader(section: TableSection, table: str, part: int = part) -> tuple[pl.DataFrame, Origin]:
             return sources[table].read(folder, part)
