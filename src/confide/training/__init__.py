@@ -1,5 +1,6 @@
 """Private learning on PyTorch: clipping engine, run and loop, contributor data sets, checkpoints, optimisers."""
 
+from confide.training.batch import Batch
 from confide.training.checkpoint import delete_checkpoint, read_checkpoint
 from confide.training.dataset import ContributorDataset
 from confide.training.distributed import Ranks, join, leave
@@ -19,7 +20,7 @@ from confide.training.methods import (
 from confide.training.noise import noise_seconds
 from confide.training.optimizers import DPAdam, make_optimizer
 from confide.training.result import TrainingResult
-from confide.training.run import Batch, PrivateRun, fit
+from confide.training.run import PrivateRun, fit
 
 __all__ = [
     "SGLD",

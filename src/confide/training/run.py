@@ -22,7 +22,7 @@ Whatever a loop does with the losses it sees (printing, stopping early, choosing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ from confide.errors import InputError, RunError
 from confide.mechanisms import NoiseSource, SecureNoise, noise_for_step
 from confide.planning import Plan
 from confide.training.assign import assign, check_optimizer, make_sampler
+from confide.training.batch import Batch, Loss, moved_by_hand, no_batch, no_losses
 from confide.training.checkpoint import compare, read_checkpoint, write_checkpoint
+from confide.training.clips import Clips
 from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.distributed import Ranks, Share, join
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
-from confide.training.engine.chunks import Chunk, chunks
+from confide.training.engine.chunks import chunks
 from confide.training.host_memory import kept_pages
 from confide.training.keys import RunKeys, key_from_seed
 from confide.training.methods.choice import MethodRun, Methods
@@ -49,32 +51,6 @@ from confide.training.noising import from_host, from_stream
 from confide.training.rehearsal import ENTRIES, Example, Rehearsal, example_of, rehearse
 from confide.training.result import TrainingResult, empty_figures, keep_figures
 from confide.training.taking import Taking
-
-Loss = Callable[[Any, Any], Tensor]
-
-
-@dataclass(frozen=True, repr=False)
-class Batch:
-    """What a loop gets: one physical batch of the current step. Private.
-
-    Attributes
-    ----------
-    inputs, targets
-        Collated entries on the device of the run.
-    step : int
-        Step that this batch belongs to.
-    last : bool
-        True when the step ends with this batch (the optimiser moves after it).
-    """
-
-    inputs: Any
-    targets: Any
-    step: int
-    last: bool
-    chunk: Chunk
-
-    def __len__(self) -> int:
-        return len(self.chunk.rows)
 
 
 class PrivateRun:
@@ -186,20 +162,10 @@ class PrivateRun:
         source = self._source(bytes(32), 0)
         # A key that the caller holds may have been used before, and equal keys give equal noise.
         self.testing_only = seed is not None or run_key is not None or source.testing_only
-        self._rates, self._clips = assign(plan, dataset, admitted)
-        # Rounding to the lattice of secure noise may lift the sum's change by the margin: the clips make room for it.
+        self._rates, assigned = assign(plan, dataset, admitted)
         size = sum(value.numel() for value in self.engine.parameters)
         margin = source.margin(size, scale=self._methods.scale)
-        self._relative, self._margin = self._clips / plan.clip_norm, margin / plan.clip_norm
-        self._clips = self._clips - margin
-        self._place_clips()
-        # Judged on the plan's classes, which are public, never on who is there.
-        if min(c.clip_norm for c in plan.classes) * plan.clip_norm <= margin:
-            raise InputError(
-                "the model is too large for this noise: rounding would take up the whole clipping norm",
-                where="noise",
-                remedy='use noise="default" or a smaller model',
-            )
+        self._clips = Clips(plan, assigned, margin, self._methods.norm)
         self._record = empty_figures()
         self._nonfinite = 0
         self._example = Example(*example) if example is not None else example_of(dataset)
@@ -284,16 +250,8 @@ class PrivateRun:
             yield self._waiting
             if self._taking.again:
                 return
-            self._refuse_waiting()
-
-    def _refuse_waiting(self) -> None:
-        if self._waiting is not None:
-            raise InputError(
-                "a batch was taken and no losses were given back",
-                where="the training loop",
-                expected="run.step(losses) once for every batch",
-                remedy="call run.step(losses) at the end of the loop's body",
-            )
+            if self._waiting is not None:
+                raise no_losses()
 
     def take(self, batch: Batch) -> None:
         """Compute and take the losses of a batch: as one compiled function where `EngineOptions` says so.
@@ -307,8 +265,8 @@ class PrivateRun:
         """
         draw, chunk = self._draw, batch.chunk
         if self._waiting is not batch or draw is None:
-            raise self._no_batch()
-        clips = self._clips[draw.contributors[chunk.members]]
+            raise no_batch()
+        clips = self._clips.now[draw.contributors[chunk.members]]
         rows = batch.inputs, batch.targets, chunk.units, draw.weights[chunk.rows], clips
         try:
             if self._taking.add(self.engine, *rows, partial=chunk.partial):
@@ -336,19 +294,12 @@ class PrivateRun:
         """
         batch, draw = self._waiting, self._draw
         if batch is None or draw is None:
-            raise self._no_batch()
+            raise no_batch()
         chunk = batch.chunk
-        clips = self._clips[draw.contributors[chunk.members]]
+        clips = self._clips.now[draw.contributors[chunk.members]]
         self.engine.stop_capture()
         self._methods.add(losses, batch.inputs, batch.targets, chunk, draw.weights[chunk.rows], clips)
         self._waiting = None
-
-    def _no_batch(self) -> InputError:
-        return InputError(
-            "there is no batch to take losses for",
-            where="run.step",
-            expected="run.step(losses) once for every batch of `for batch in run`",
-        )
 
     def _finish_step(self) -> None:
         """Noise, divide, move the optimiser: the same for full and for empty draws."""
@@ -425,12 +376,8 @@ class PrivateRun:
         if isinstance(source, str):
             source = noise_for_step(key, self._keys.step, secure=source == "secure", stream="count")
         chosen = source  # the count is noised where the sum is: in one place
-        norm.value = self._ranks.from_first(lambda: norm.step(total.norms, self._relative[draw.contributors], chosen))
-        self._place_clips()
-
-    def _place_clips(self) -> None:
-        if self._methods.norm.follows:
-            self._clips = (self._relative - self._margin) * self._methods.norm.value
+        norm.value = self._ranks.from_first(lambda: self._clips.following(total, draw.contributors, chosen))
+        self._clips.place()
 
     def _seed_layers(self) -> None:
         """Give dropout and other random layers of this step numbers of their own, the same after a resume."""
@@ -472,12 +419,7 @@ class PrivateRun:
 
     def _guard(self, *_: Any) -> None:
         if not self._stepping:
-            raise InputError(
-                "optimizer.step() was called by the loop",
-                where="the training loop",
-                expected="run.step(losses), which clips, adds the noise and moves the optimiser",
-                remedy="remove loss.backward() and optimizer.step() from the loop",
-            )
+            raise moved_by_hand()
 
     def _rekey(self) -> None:
         self._sampler.rekey(self._keys.coins)
@@ -533,7 +475,7 @@ class PrivateRun:
         self._record, self._nonfinite = record, int(state["nonfinite"])
         if "methods" in state:
             self._methods.load(state["methods"])
-            self._place_clips()
+            self._clips.place()
         self.testing_only = self.testing_only or bool(state["testing_only"])
         return keys
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from confide.contributors import Draw
 from confide.errors import InputError
 from confide.planning import Plan
+from confide.training.batch import Batch, Loss, no_losses
 from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.distributed.noise import BlockNoise
 from confide.training.distributed.ranks import join
@@ -29,7 +30,7 @@ from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import Chunk, chunks
 from confide.training.keys import RunKeys
 from confide.training.rehearsal import Rehearsal
-from confide.training.run import Batch, Loss, PrivateRun
+from confide.training.run import PrivateRun
 
 _ONE = np.zeros(1, dtype=np.int64)
 _NOBODY = Chunk(_ONE, _ONE, _ONE, False)
@@ -153,7 +154,8 @@ class ShardedRun(PrivateRun):
             self._waiting = Batch(inputs, targets, self._keys.step, number == most - 1, chunk)
             self.engine.start_capture()
             yield self._waiting
-            self._refuse_waiting()
+            if self._waiting is not None:
+                raise no_losses()
 
     def take(self, batch: Batch) -> None:
         """Compute and take the losses of a batch; passes stay in step, so none begins anew in smaller parts."""
