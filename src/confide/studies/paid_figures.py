@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from confide.studies.opening import flow_of
 from confide.studies.predict import paid_temperature, predictor_of
 from confide.studies.prepare import Prepared
 from confide.studies.training_section import neuraldp_of
+from confide.studies.watch import Watcher
 
 if TYPE_CHECKING:
     from confide.training import TrainingResult
@@ -33,8 +36,45 @@ class PaidFigures:
     state: states.RunState
     prepared: Prepared
     ledger: Ledger
+    internal: Path
+    watcher: Watcher
     outputs: int
     further: list[str]
+
+    def _paid_counts(self) -> dict[int, float]:
+        """Buy the entry-count histogram: reserved, noised and committed before the plan is made from it."""
+        if self.state.paid_histogram is not None:
+            return {int(k): n for k, n in self.state.paid_histogram.items()}
+        from confide.mechanisms import release_entry_counts
+
+        paid = self.study.public.entry_counts
+        assert isinstance(paid, Paid)
+        assert self.study.public.max_entries is not None
+        index = self.prepared.table.index
+        cost = Laplace(1.0 / paid.epsilon)
+        self.watcher.say(f"A noisy histogram of entry counts costs every contributor epsilon {paid.epsilon:g} first.")
+        reservation = self.ledger.reserve(
+            release=f"{self.state.name} entry counts",
+            contributors=index.ids.tolist(),
+            class_of=np.zeros(index.n_contributors, dtype=np.int64),
+            classes=[cost.guarantee()],
+            data_set=self.data_set(),
+            exhausted="drop",
+            **flow_of(self.study),
+            idempotency_key=f"{self.state.name}/entry-counts",
+        )
+        self.state.histogram_reservation = reservation.id
+        states.save(self.internal, self.state)
+        self.ledger.start(reservation.id)
+        kept, _ = index.subset(reservation.admitted)
+        noisy = release_entry_counts(
+            kept, self.study.public.max_entries, paid.epsilon, noise=self._noise("entry counts")
+        )
+        self.state.paid_histogram = {str(k): float(n) for k, n in noisy.value.items()}
+        states.save(self.internal, self.state)
+        digest = hashlib.sha256(repr(sorted(self.state.paid_histogram.items())).encode()).hexdigest()
+        self.ledger.commit(reservation.id, release_hash=digest)
+        return {int(k): n for k, n in self.state.paid_histogram.items()}
 
     def _labels(self) -> npt.NDArray[np.int64]:
         labels = self.prepared.table.labels
