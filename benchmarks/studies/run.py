@@ -3,6 +3,7 @@
     python benchmarks/studies/run.py                       # the page alone, from the findings that are kept
     python benchmarks/studies/run.py NAME [NAME ...]       # run these, keep them, write the page
     python benchmarks/studies/run.py NAME --data FILE      # a study that needs the paper's own data
+    python benchmarks/studies/run.py NAME --size cpu       # less, where a study has such a size; the page says so
 
 Every finding is kept as soon as its study ends, with machine, versions and date.
 """
@@ -40,6 +41,7 @@ def page() -> str:
     kept = {name: gallery.kept_finding(name) for name in gallery.names()}
     for name, found in kept.items():
         verdict, why = ("not run yet", "") if found is None else (found.verdict, found.why)
+        verdict += " (CPU size)" if found is not None and found.size == "cpu" else ""
         lines.append(f"| [{name}](#{name}) | {verdict} | {why} |")
     for name, found in kept.items():
         study = gallery.study(name)
@@ -51,7 +53,9 @@ def page() -> str:
             continue
         if found.data != study.data:
             lines += [f"*Run on.* {found.data}", ""]
-        lines += [f"*Verdict: {found.verdict}.* {found.why}", ""]
+        if found.size == "cpu":
+            lines += [f"*At the lesser size for a CPU.* {study.cpu}", ""]
+        lines += [f"*Verdict: {found.verdict}{' (CPU size)' if found.size == 'cpu' else ''}.* {found.why}", ""]
         lines += ["| figure | paper | here | interval | |", "| --- | --- | --- | --- | --- |"]
         for f in found.figures:
             ends = "" if f.low is None or f.high is None else f"{f.low:.4g} to {f.high:.4g}"
@@ -99,6 +103,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", default="full", choices=("cpu", "full"), help="cpu: less, where a study has it")
     parser.add_argument("--out", type=Path, default=FINDINGS, help="where findings are kept")
     wanted = parser.parse_args()
     if wanted.device.startswith("cuda"):
@@ -108,7 +113,11 @@ def main() -> None:
         torch.backends.cudnn.allow_tf32 = False
     for name in wanted.names:
         context = gallery.Context(
-            size="full", data=wanted.data, device=wanted.device, say=lambda line: print(line, flush=True)
+            size=wanted.size,
+            cache=ROOT / "build" / "features",
+            data=wanted.data,
+            device=wanted.device,
+            say=lambda line: print(line, flush=True),
         )
         found = gallery.run_study_of_gallery(gallery.study(name), context)
         wanted.out.mkdir(parents=True, exist_ok=True)

@@ -233,3 +233,42 @@ def test_the_study_on_scattering_compares_with_what_is_published(tmp_path: Path)
     papers = {f.what: f.paper for f in found.figures if f.what.startswith("test")}
     assert papers == {f"test accuracy, mnist, epsilon {e}": p for e, p in (("1", 0.981), ("3", 0.987), ("8", 0.987))}
     assert found.verdict == "does not hold" and "mnist at 8" in found.why
+
+
+def test_one_image_moves_the_private_mean_by_at_most_its_share() -> None:
+    from confide.mechanisms import SeededNoise
+    from confide.studies.gallery.scattering import centre, private_mean
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 7)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x[3] *= 40  # a row that breaks the promise of norm 1 is clipped to it
+    without = x.copy()
+    without[3] = 0
+    means = [private_mean(side, SeededNoise(5), noise_multiplier=2.0) for side in (x, without)]
+    moved = 50 * np.linalg.norm(means[0].astype(np.float64) - means[1])
+    assert 0.99 < moved <= 1 + 1e-5
+    quiet = private_mean(without, SeededNoise(5), noise_multiplier=1e-12)
+    assert (50 * (means[1] - quiet)).std() == pytest.approx(2.0, rel=0.8)
+    centre(x, means[0])
+    assert np.all(np.linalg.norm(x.astype(np.float64), axis=1) <= 1)
+    assert np.linalg.norm(x, axis=1) == pytest.approx(np.ones(50), abs=1e-5)
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 8.0])
+def test_mean_and_training_together_stay_within_the_budget(epsilon: float) -> None:
+    from confide.accounting import Gaussian
+    from confide.studies.gallery.scattering import _MEAN_NOISE, plan_beside_the_mean
+
+    how, spent = plan_beside_the_mean(1000, epsilon, 2.0, 20)
+    alone = Gaussian(_MEAN_NOISE).guarantee().epsilon(1e-5)
+    assert how.classes[0].epsilon < spent <= epsilon
+    assert spent > 0.97 * epsilon
+    assert spent <= how.classes[0].epsilon + alone
+
+
+def test_a_size_that_a_study_has_not_is_refused() -> None:
+    from confide.studies import gallery
+
+    with pytest.raises(InputError, match="no size of its own"):
+        gallery.run_study_of_gallery(gallery.study("bam"), gallery.Context(size="cpu"))

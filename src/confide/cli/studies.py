@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from confide.errors import InputError
 
 if TYPE_CHECKING:
     from confide.studies.gallery import Finding
+    from confide.studies.gallery.base import Size
 
 app = typer.Typer(
     name="studies", help="Papers' claims, run again: what holds and what does not.", rich_markup_mode=None
@@ -44,7 +45,9 @@ def overview(context: typer.Context) -> None:
 @app.command("run")
 def run(
     name: Annotated[str, typer.Argument(help="As `confide studies` lists it.")],
-    size: Annotated[str, typer.Option(help="small (a minute, decides nothing) or full.")] = "small",
+    size: Annotated[
+        str, typer.Option(help="small (a minute, decides nothing), cpu (less, where a study has it) or full.")
+    ] = "small",
     data: Annotated[Path | None, typer.Option(help="The paper's own data in its published format.")] = None,
     seed: Annotated[int, typer.Option(help="Of splits and initial weights; noise is never seeded.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -54,21 +57,21 @@ def run(
     """Run a study and print the paper's claim, what was found, and whether it holds."""
     from confide.studies import gallery
 
-    if size not in ("small", "full"):
-        raise InputError(f"--size {size!r}", where="command line", expected="small or full")
+    if size not in ("small", "cpu", "full"):
+        raise InputError(f"--size {size!r}", where="command line", expected="small, cpu or full")
     if output is not None and output.exists() and not force:
         raise InputError(f"{output} exists", where="--output", expected="a new file", remedy="or give --force")
     study = gallery.study(name)
     console = Console()
     console.print(f"{study.title}: {study.paper}", highlight=False)
     context = gallery.Context(
-        size="full" if size == "full" else "small",
+        size=cast("Size", size),
         data=data,
         seed=seed,
         device=device,
         say=lambda line: console.print("  " + line, highlight=False),
     )
-    with console.status("running" if size == "small" else f"running, about {study.minutes:g} minutes on two cores"):
+    with console.status("running" if size != "full" else f"running, about {study.minutes:g} minutes on two cores"):
         found = gallery.run_study_of_gallery(study, context)
     show(console, found)
     if output is not None:
@@ -90,10 +93,14 @@ def shown(name: Annotated[str, typer.Argument(help="As `confide studies` lists i
 
 def show(console: Console, found: Finding) -> None:
     """Print one finding."""
+    from confide.studies import gallery
+
     console.print()
     console.print(f"Claim:     {found.claim}", highlight=False)
     console.print(f"Holds if:  {found.criterion}", highlight=False)
     console.print(f"Data:      {'SIMULATION. ' if found.simulation else ''}{found.data}", highlight=False)
+    if found.size == "cpu":
+        console.print(f"CPU size:  {gallery.study(found.study).cpu}", highlight=False)
     table = Table()
     table.add_column("figure")
     for column in ("paper", "here", "interval"):

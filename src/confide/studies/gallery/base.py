@@ -19,7 +19,7 @@ import numpy as np
 
 from confide.errors import InputError
 
-Size = Literal["small", "full"]
+Size = Literal["small", "cpu", "full"]
 Verdict = Literal["holds", "holds in part", "does not hold", "not decided"]
 
 
@@ -63,13 +63,16 @@ class Context:
 
     Attributes
     ----------
-    size : "small" or "full"
-        "small" shows that it runs, in a minute on two cores, and never changes a kept verdict; "full" decides.
+    size : "small", "cpu" or "full"
+        "small" shows that it runs, in a minute on two cores, and never changes a kept verdict; "full" decides; "cpu"
+        decides too, at the lesser size that the study names in its `cpu` and the finding repeats.
     data : Path, optional
         The paper's own data in its published format, where the study has a reader for it.
     seed : int
         For splits and initial weights; the noise of private training always comes from the operating system.
     device : str
+    cache : Path, optional
+        Folder in which a study may keep fixed features that take long to compute; as private as the data.
     say : function
         Takes a line of progress.
     """
@@ -78,6 +81,7 @@ class Context:
     data: Path | None = None
     seed: int = 0
     device: str = "cpu"
+    cache: Path | None = None
     say: Callable[[str], None] = lambda _line: None
 
     def rng(self, *more: int) -> np.random.Generator:
@@ -108,6 +112,8 @@ class GalleryStudy:
         True where no data come with the package, so that `--data` must be given.
     minutes : float
         About how long "full" takes on two cores.
+    cpu : str
+        What is less at the size "cpu", written down before the run; empty where there is no such size.
     run : function
         Takes a Context.
     """
@@ -123,6 +129,7 @@ class GalleryStudy:
     own_data: str = ""
     needs_data: bool = False
     minutes: float = 5.0
+    cpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,13 +167,20 @@ def run_study_of_gallery(study: GalleryStudy, context: Context) -> Finding:
     Raises
     ------
     InputError
-        The study has no reader for data of one's own, or the data are not there.
+        The study has no reader for data of one's own, the data are not there, or it has no such size.
     """
     if context.data is not None and not study.own_data:
         raise InputError(
             f"the study {study.name!r} has no reader for other data",
             where="--data",
             expected=f"nothing: it runs on {study.data}",
+        )
+    if context.size == "cpu" and not study.cpu:
+        raise InputError(
+            f"the study {study.name!r} has no size of its own for a CPU",
+            where="--size",
+            expected="small or full",
+            remedy=f"confide studies run {study.name} --size full, about {study.minutes:g} minutes on two cores",
         )
     if study.needs_data and context.data is None:
         raise InputError(
