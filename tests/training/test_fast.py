@@ -12,7 +12,7 @@ from training_oracle import clip_and_sum, squared, unit_gradients
 
 from confide.errors import InputError
 from confide.training import ClippingEngine, EngineOptions
-from confide.training.engine.fast import FastClippingEngine, kernels
+from confide.training.engine.fast import FastClippingEngine, kernels, pieces
 from confide.training.engine.fast.arithmetic import Arithmetic, squares
 from confide.training.engine.fast.blocks import Blocks
 from confide.training.engine.fast.compiled import CompiledStep, padded
@@ -206,6 +206,34 @@ def test_many_filters_one_unit_at_a_time_equal_torch_func(counts):
         nn.Conv1d(4, 64, 3, padding=1), nn.ReLU(), nn.Conv1d(64, 66, 3, stride=2, dilation=2, padding=1), nn.Flatten(),
         nn.Linear(132, 2),
     ).double()  # fmt: skip
+    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
+    engine = ClippingEngine(model, FAST)
+    total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
+    np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
+    for a, b in zip(total.gradients, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("least", [0, 10**9])
+def test_sequences_of_ragged_units_equal_torch_func(least, monkeypatch):
+    monkeypatch.setattr(kernels, "UNIT_PRODUCT", least)  # a call for each unit, or one for each size
+    units, weights, clips, _, y = batch([1, 3, 2, 1], 4, torch.float64)
+    x = torch.randn(len(units), 50, 4, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 5), nn.Flatten(), nn.Linear(250, 2)).double()
+    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
+    engine = ClippingEngine(model, FAST)
+    total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
+    np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
+    for a, b in zip(total.gradients, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("few", [0, 10**9])
+def test_rows_of_ragged_units_equal_torch_func(few, monkeypatch):
+    monkeypatch.setattr(pieces, "FEW_ROWS", few)  # Grams by size, or one of all rows
+    units, weights, clips, _, y = batch([1, 3, 2, 1], 5, torch.float64)
+    x = torch.randn(len(units), 40, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(40, 50), nn.Tanh(), nn.Linear(50, 2)).double()
     want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
     engine = ClippingEngine(model, FAST)
     total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)

@@ -258,6 +258,10 @@ def row_sums(grads: Tensor, blocks: Blocks, wide: torch.dtype) -> Tensor:
     return blocks.sums(lifted.sum(1))
 
 
+# Values of a weight from which, on a CPU, a call for each ragged unit costs less than copying units of one size together.
+UNIT_PRODUCT = 16_384
+
+
 def linear_gradients(inputs: Tensor, grads: Tensor, blocks: Blocks) -> Found:
     """Return gradients (units, p, d) of units from inputs (entries, rows, d) and grads (entries, rows, p)."""
     half = inputs.dtype == grads.dtype and inputs.dtype.itemsize == 2
@@ -267,12 +271,20 @@ def linear_gradients(inputs: Tensor, grads: Tensor, blocks: Blocks) -> Found:
     if half and triton_for(inputs, "products") and min(width, out) >= 16 and (whole or not blocks.known):
         flat = inputs.reshape(-1, width), grads.reshape(-1, out)
         return Found(*torch.ops.confide.unit_products(*flat, blocks.offsets * rows, rows))
-    if blocks.known:
-        values: Tensor | None = None
-        for part, (x, y) in blocks.pieces(inputs, grads):
-            values = blocks.place(part, torch.bmm(y.transpose(1, 2), x), values)
-        assert values is not None
+    if len(blocks.parts) > 1 and width * out >= UNIT_PRODUCT and inputs.device.type == "cpu":
+        values = grads.new_empty((blocks.count, out, width))
+        for unit, (low, high) in enumerate(pairwise(blocks.offsets.tolist())):
+            if high > low:
+                torch.mm(grads[low:high].reshape(-1, out).t(), inputs[low:high].reshape(-1, width), out=values[unit])
+            else:
+                values[unit] = 0.0
         return Found(values, None)
+    if blocks.known:
+        placed: Tensor | None = None
+        for part, (x, y) in blocks.pieces(inputs, grads):
+            placed = blocks.place(part, torch.bmm(y.transpose(1, 2), x), placed)
+        assert placed is not None
+        return Found(placed, None)
     if not triton_for(inputs, "convolution"):
         return Found(blocks.sums(torch.bmm(grads.transpose(1, 2), inputs)), None)
     image, change = (value.transpose(1, 2).unsqueeze(-1) for value in (inputs, grads))

@@ -23,6 +23,8 @@ from confide.training.engine.fast.blocks import Blocks
 SMALL = 4096
 # Rows of a whole batch up to which one Gram of all rows, masked to pairs of one unit, serves ragged units.
 MASKED_ROWS = 2048
+# The same where sizes are known and differ: so few rows are less work than a round for each size.
+FEW_ROWS = 256
 
 
 class Piece(Protocol):
@@ -136,16 +138,14 @@ class Pair:
     def squared(self) -> Tensor:
         """See `Piece`."""
         a, g, blocks = self.inputs, self.grads, self.blocks
-        length = a.norm(dim=-1, dtype=self.arithmetic.accumulate).double() * g.norm(
-            dim=-1, dtype=self.arithmetic.accumulate
-        )
-        reach = blocks.sums(length.sum(1)) * (1.0 + self.arithmetic.unit * (a.shape[-1] + g.shape[-1]))
         if blocks.each == 1 and a.shape[1] == 1:
             exact = a.double().square().sum((1, 2)) * g.double().square().sum((1, 2))
-        elif blocks.known:
-            exact = self._by_part()
+            length = exact.sqrt()
+        elif blocks.known and (len(blocks.parts) == 1 or len(a) * a.shape[1] > FEW_ROWS):
+            exact, length = self._by_part()
         else:
-            exact = self._masked()
+            exact, length = self._masked()
+        reach = length * (1.0 + self.arithmetic.unit * (a.shape[-1] + g.shape[-1]))
         upper: Tensor = (exact.clamp_min(0.0).sqrt() + self.arithmetic.slack(self._most_rows()) * reach).square()
         return upper
 
@@ -153,22 +153,29 @@ class Pair:
         sizes = [part.size for part in self.blocks.parts] or [self.blocks.each or len(self.inputs)]
         return max(sizes) * int(self.inputs.shape[1])
 
-    def _by_part(self) -> Tensor:
+    def _by_part(self) -> tuple[Tensor, Tensor]:
+        """Squared norm of each unit, and the sum of |a_i| |g_i| over its rows: both from the Grams."""
         out: Tensor | None = None
+        reach: Tensor | None = None
         for part, (a, g) in self.blocks.pieces(self.inputs, self.grads):
             a, g = a.double(), g.double()
-            square = (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(g, g.transpose(1, 2))).sum((1, 2))
-            out = self.blocks.place(part, square, out)
-        assert out is not None
-        return out
+            both = torch.bmm(a, a.transpose(1, 2)) * torch.bmm(g, g.transpose(1, 2))
+            out = self.blocks.place(part, both.sum((1, 2)), out)
+            own = both.diagonal(dim1=1, dim2=2).sqrt().sum(1)
+            reach = self.blocks.place(part, own, reach)
+        assert out is not None and reach is not None
+        return out, reach
 
-    def _masked(self) -> Tensor:
+    def _masked(self) -> tuple[Tensor, Tensor]:
+        """The same from one Gram of all rows, masked to pairs of one unit."""
         rows = self.inputs.shape[1]
         a, g = (value.reshape(-1, value.shape[-1]).double() for value in (self.inputs, self.grads))
         unit = self.blocks.units.repeat_interleave(rows) if rows > 1 else self.blocks.units
         same = unit[:, None] == unit[None, :]
-        gram = torch.where(same, (a @ a.t()) * (g @ g.t()), torch.zeros((), dtype=a.dtype, device=a.device)).sum(1)
-        return gram.new_zeros(self.blocks.count).index_add(0, unit, gram)
+        both = (a @ a.t()) * (g @ g.t())
+        gram = torch.where(same, both, torch.zeros((), dtype=a.dtype, device=a.device)).sum(1)
+        none = gram.new_zeros(self.blocks.count)
+        return none.index_add(0, unit, gram), none.index_add(0, unit, both.diagonal().sqrt())
 
     def weighted(self, weights: Tensor) -> Tensor:
         """See `Piece`: one matrix product with the weights folded into the output gradients."""
