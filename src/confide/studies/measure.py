@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -262,8 +262,8 @@ def train_through(run: Any, model: Any) -> Any:
 
 
 def paid_auroc(
-    study: Study,
     *,
+    unit: Literal["contributor", "entry"],
     labels: npt.NDArray[np.int64],
     scores: F64,
     index: ContributorIndex | None,
@@ -272,6 +272,7 @@ def paid_auroc(
     noise: Any,
     also: list[Guarantee],
     reserve: Callable[[ContributorIndex, Guarantee], npt.NDArray[np.bool_]],
+    edges: F64 | int = 20,
 ) -> list[PaidMetric]:
     """Buy AUROC, accuracy and prevalence on held-out contributors from one noisy histogram of scores.
 
@@ -283,6 +284,8 @@ def paid_auroc(
         What the same people paid for this release besides; each metric states the composition.
     reserve : function
         Charges the people of an index and says who is admitted.
+    edges : int or float array
+        Bins of scores, public.
     """
     multiplier = calibrate_noise(epsilon, delta=delta, rate=1.0, steps=1)
     guarantee = Gaussian(noise_multiplier=multiplier).guarantee()
@@ -299,7 +302,8 @@ def paid_auroc(
         noise=noise,
         delta=delta,
         noise_multiplier=multiplier,
-        unit=study.evaluation.unit,
+        unit=unit,
+        edges=edges,
     )
     who = "held-out contributors" + (", with the noisy histogram of entry counts" if also else "")
     whole = compose([guarantee, *also]) if also else guarantee

@@ -122,7 +122,7 @@ class PaidFigures:
             return []
         also = [] if self.state.paid_histogram is None else [self._histogram_spent()[1]]
         return paid_auroc(
-            self.study,
+            unit=self.study.evaluation.unit,
             labels=self._labels()[self.prepared.held_out],
             scores=scores,
             index=self.prepared.held_out_index,

@@ -32,6 +32,7 @@ def draw_tables(
     *,
     number: int = 1,
     whole: bool = True,
+    key: str = "",
     progress: Callable[[str], None] = lambda what: None,
 ) -> Drawn:
     """Draw all tables of a release from the noisy model; costs nothing.
@@ -44,13 +45,15 @@ def draw_tables(
         Which of several draws; the first one also gets CSV files and the joined table.
     whole : bool
         Keep the panel of all blocks in memory, or of the first one.
+    key : str
+        Secret of the run, so that a resumed run draws the same tables.
     progress : function, optional
         Told what is being done.
     """
     first = number == 1
     total = max(1, round(fitted.main.patients)) if study.sample.patients is None else study.sample.patients
     stream = 0 if first else 2 * number
-    codes, values = generator_of(study, stream), generator_of(study, stream + 1)
+    codes, values = generator_of(study, stream, key), generator_of(study, stream + 1, key)
     panels: list[Panel] = []
     parts: dict[str, list[Path]] = {}
     csv: dict[str, Path] = {}

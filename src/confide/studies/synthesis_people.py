@@ -22,10 +22,11 @@ IDS_AT_ONCE = 100_000
 
 @dataclass(frozen=True, repr=False, eq=False)
 class People:
-    """Private: those who take part, and how many do not."""
+    """Private: those who take part, how many do not, and (for paid figures) those whom the public coin set aside."""
 
     coded: Coded | StreamedCoded
     aside: int
+    held_out: Coded | None = None
 
     def classes(self, levels: list[str]) -> Ints:
         """Return the class of everybody: the number of their consent level."""
@@ -76,7 +77,8 @@ def gather(
         return People(streamed, streamed.aside)
     everybody = read_coded(study, base=base)
     out = set_aside(study, everybody)
-    return People(everybody.subset(~out), int(np.count_nonzero(out)))
+    held_out = everybody.subset(by_coin(study, everybody) & ~after_cut(study, everybody))
+    return People(everybody.subset(~out), int(np.count_nonzero(out)), held_out)
 
 
 def set_aside(study: SynthesisStudy, coded: Coded) -> Bools:

@@ -32,6 +32,7 @@ from confide.synthesis.contributions import Patients
 from confide.synthesis.journal import FileJournal
 from confide.synthesis.linked import bins_of, events_for, linked_patients
 from confide.synthesis.meter import gaussian_mu
+from confide.synthesis.sections import PaidFigure
 from confide.synthesis.spool import StreamedCoded
 from confide.synthesis.study import SynthesisStudy, parse_synthesis_study
 
@@ -154,6 +155,7 @@ def run_synthesis(
     BudgetError
         The ledger admits nobody.
     """
+    from confide.studies.synthesis_paid import Buyer
     from confide.studies.synthesis_write import write_tables
 
     study, text = load_synthesis(path)
@@ -227,6 +229,8 @@ def run_synthesis(
             receipt=LedgerReference(ledger=ledger.id, reservation=reservation.id),
             releases=releases,
             spool=spool,
+            key=run.key,
+            buy=Buyer(study, people.held_out, ledger, run, lambda: state.save(internal, run)).figures,
             progress=lambda what: tell(what, 1.0),
         )
         return finish(study, Release.load(folder), ledger, internal, run)
@@ -239,6 +243,9 @@ def finish(
     assert run.reservation is not None
     if ledger.reservation(run.reservation).state != "committed":
         ledger.commit(run.reservation, release_hash=release.digest)
+    further = run.extra.get("further")
+    if further is not None and ledger.reservation(further).state != "committed":
+        ledger.commit(further, release_hash=release.digest)
     state.forget(internal, run)
     lines = (guarantee_sentence(release.certificate), estimand_line(study))
     return SynthesisOutcome(release, lines, paths_of(release.path))
@@ -261,9 +268,15 @@ def price_lines(study: SynthesisStudy) -> list[str]:
     """Say what the run costs and who takes no part, before anything is spent."""
     lines = [f"Price: epsilon {study.privacy.epsilon:g} at delta {study.delta:.3g} for each patient with all visits."]
     if study.evaluation.holdout:
+        free = " and pay nothing" if study.evaluation.metrics == "internal" else ""
         lines.append(
-            f"{100 * study.evaluation.holdout:g}% of the patients, by a public coin, take no part and pay nothing: the "
+            f"{100 * study.evaluation.holdout:g}% of the patients, by a public coin, take no part{free}: the "
             "result is measured on them."
+        )
+    if isinstance(paid := study.evaluation.metrics, PaidFigure):
+        lines.append(
+            f"They pay epsilon {paid.epsilon:g} at delta {study.delta:.3g} for how well a model trained on the "
+            "synthetic table does on them; this figure is in the release."
         )
     if (later := study.evaluation.over_time) is not None:
         lines.append(f"Patients with {later.column} at or after {later.cut} take no part: prediction over time.")
@@ -403,9 +416,11 @@ def _meter(
     )
 
 
-def generator_of(study: SynthesisStudy, stream: int = 0) -> np.random.Generator:
-    """Return the generator of draws from released figures; not a source of privacy."""
-    return np.random.default_rng(None if study.privacy.seed is None else [study.privacy.seed, stream])
+def generator_of(study: SynthesisStudy, stream: int, key: str) -> np.random.Generator:
+    """Return the generator of draws from released figures (by the run's hexadecimal key); not a source of privacy."""
+    if study.privacy.seed is not None:
+        return np.random.default_rng([study.privacy.seed, stream])
+    return np.random.default_rng([stream, *np.frombuffer(bytes.fromhex(key), dtype=np.uint32).tolist()])
 
 
 def data_set_of(study: SynthesisStudy) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from confide.evaluation import tables as score
-from confide.release import AssumedPublic, LedgerReference, certify, write_release
+from confide.release import AssumedPublic, LedgerReference, PaidMetric, certify, write_release
 from confide.report import table_release_report
 from confide.studies.opening import linkage_of, stated_flow
 from confide.studies.synthesis_draw import draw_tables
@@ -36,6 +36,8 @@ def write_tables(
     receipt: LedgerReference,
     releases: Path,
     spool: Path,
+    key: str = "",
+    buy: Callable[[Panel], list[PaidMetric]] = lambda drawn: [],
     progress: Callable[[str], None] = lambda what: None,
 ) -> Path:
     """Draw the tables, write the release folder and the internal one beside it, each in one step; returns the former.
@@ -48,6 +50,10 @@ def write_tables(
         Patients set aside (internal).
     spool : Path
         Where drawn tables lie until they are in the release.
+    key : str
+        Secret of the run that draws come from.
+    buy : function
+        Buys figures about the first drawn table.
     progress : function, optional
         Told what is being done.
     """
@@ -58,10 +64,12 @@ def write_tables(
         for table, model in models.items()
         for m in model.measurements
     ]
+    drawn = draw_tables(study, fitted, spool, whole=isinstance(real, Coded), key=key, progress=progress)
     certificate = certify(
         replace(plan, looks=tuple(looks)),
         name=study.name,
         kind="table",
+        evaluation=buy(drawn.panel),
         assumed_public=assumed(study),
         testing_only=study.privacy.seed is not None,
         precision="float64",
@@ -70,10 +78,9 @@ def write_tables(
         linkage=linkage_of(study),
         not_covered=not_covered(study),
     )
-    drawn = draw_tables(study, fitted, spool, whole=isinstance(real, Coded), progress=progress)
     files: dict[str, Any] = dict(drawn.files)
     for number in range(2, study.sample.tables + 1):
-        files |= draw_tables(study, fitted, spool, number=number, whole=False, progress=progress).files
+        files |= draw_tables(study, fitted, spool, number=number, whole=False, key=key, progress=progress).files
     marginals = marginals_of(study, fitted)
     files["schema.json"] = json.dumps(schema_of_release(study), indent=1)
     files["marginals.json"] = json.dumps(marginals, indent=1)

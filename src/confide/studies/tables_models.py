@@ -39,7 +39,8 @@ def utility_figures(tables: EvaluationTables, note: Callable[[str], None] | None
     return {"utility": [one for one in found if one is not None]}
 
 
-def _positive(study: SynthesisStudy, outcome: str) -> tuple[list[int], list[str]]:
+def positive_cells(study: SynthesisStudy, outcome: str) -> tuple[list[int], list[str]]:
+    """Return the cells of an outcome that count as 1, and their names."""
     column = {**study.features(study.patients), **study.features(study.visits)}[outcome]
     cells = column.cell_names()
     if column.missing == "indicator":
@@ -59,7 +60,7 @@ def _utility(
     tables: EvaluationTables, outcome: str, test: Coded, tested_on: str, note: Callable[[str], None] | None
 ) -> Utility | None:
     study = tables.study
-    positive, words = _positive(study, outcome)
+    positive, words = positive_cells(study, outcome)
     target = visit_table(test)
     if not len(target.patient) or outcome not in target.columns:
         return None

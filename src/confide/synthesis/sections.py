@@ -119,8 +119,14 @@ class Survival(_Section):
     horizon: float | None = Field(default=None, gt=0)
 
 
+class PaidFigure(_Section):
+    """``metrics = {epsilon = 0.5}``: what the patients who were set aside pay for a figure that may leave."""
+
+    epsilon: float = Field(gt=0)
+
+
 class EvaluationSection(_Section):
-    """``[evaluation]``: who is kept out of the synthesis, and what is measured on them. All figures are internal.
+    """``[evaluation]``: who is kept out of the synthesis, and what is measured on them. Internal, unless paid for.
 
     Attributes
     ----------
@@ -129,6 +135,9 @@ class EvaluationSection(_Section):
         They are not charged.
     split : str, optional
         Label of the coin; default the study's name. The same label gives the same split in every study.
+    metrics : "internal" or PaidFigure
+        Whether the release says how well a model that was trained on the synthetic table does on the patients who were
+        set aside: AUROC, accuracy and prevalence with their intervals, through noise, charged to these patients.
     outcome : str, optional
         What models on the synthetic table predict; default [method] target.
     predictors : tuple of str, optional
@@ -148,3 +157,4 @@ class EvaluationSection(_Section):
     subgroups: tuple[str, ...] = ()
     survival: Survival | None = None
     over_time: OverTime | None = None
+    metrics: Literal["internal"] | PaidFigure = "internal"

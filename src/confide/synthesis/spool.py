@@ -116,9 +116,15 @@ def streams(study: SynthesisStudy, *, base: Path) -> bool:
     wanted = study.patients.stream
     if wanted is False:
         return False
-    able = study.method.name in STREAMED
+    if wanted and study.evaluation.metrics != "internal":
+        raise InputError(
+            "paid metrics need the tables in memory",
+            where="[evaluation] metrics",
+            remedy='leave [patients] stream out, or set metrics = "internal"',
+        )
+    able = study.method.name in STREAMED and study.evaluation.metrics == "internal"
     parquet = all(section.kind == "parquet" for section in tables_of(study).values())
-    if wanted and not able:
+    if wanted and study.method.name not in STREAMED:
         raise InputError(
             f"the method {study.method.name!r} needs the tables in memory",
             where="[patients] stream",

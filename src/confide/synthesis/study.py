@@ -164,6 +164,10 @@ class SynthesisStudy(_Section):
             )
         self._known("target", self.method.target)
         self._known("outcome", self.evaluation.outcome)
+        if self.evaluation.metrics != "internal" and self.evaluation.holdout == 0:
+            raise ValueError("[evaluation] metrics are paid for by patients set aside: give holdout, for example 0.2")
+        if self.evaluation.metrics != "internal" and (self.evaluation.outcome or self.method.target) is None:
+            raise ValueError('[evaluation] metrics need an outcome that models predict: outcome = "COLUMN"')
         for group in self.evaluation.subgroups:
             self._known("subgroups", group)
         for name in self.evaluation.predictors or ():
