@@ -258,7 +258,8 @@ def row_sums(grads: Tensor, blocks: Blocks, wide: torch.dtype) -> Tensor:
     return blocks.sums(lifted.sum(1))
 
 
-# Values of a weight from which, on a CPU, a call for each ragged unit costs less than copying units of one size together.
+# Values of a weight from which, on a CPU, a call for each ragged unit costs less than copying units of one size
+# together.
 UNIT_PRODUCT = 16_384
 
 

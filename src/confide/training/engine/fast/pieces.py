@@ -163,7 +163,8 @@ class Pair:
             out = self.blocks.place(part, both.sum((1, 2)), out)
             own = both.diagonal(dim1=1, dim2=2).sqrt().sum(1)
             reach = self.blocks.place(part, own, reach)
-        assert out is not None and reach is not None
+        assert out is not None
+        assert reach is not None
         return out, reach
 
     def _masked(self) -> tuple[Tensor, Tensor]:
