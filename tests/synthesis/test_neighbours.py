@@ -24,6 +24,7 @@ METHODS: list[Synthesizer] = [
     PatientUnit(),
     PatientUnit(estimand="patient"),
     PatientUnit(structure="none"),
+    PatientUnit(focus="visit"),
     FlatTree(),
     FlatTree(edges=False, cap=5.0),
     FlatTree(cap=3.0),
@@ -62,6 +63,7 @@ def worst_ratio(method, panel, *, epsilon, seed, scale=None):
 def no_fit(monkeypatch):
     """Leave out what happens after the last look at the data; `test_nothing_else` has the whole."""
     monkeypatch.setattr(module, "fit_chain", lambda *a, **k: None)
+    monkeypatch.setattr(module, "balanced", lambda *a, **k: None)
     monkeypatch.setattr(aim, "SAMPLE", 100)
 
 

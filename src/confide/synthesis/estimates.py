@@ -7,6 +7,8 @@ categorical one are independent. This is post-processing and costs nothing.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +25,27 @@ _DRAWS = 20_000
 _PUBLIC_SEED = 20_240_229
 
 
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Shares as released, noise included, and the standard deviation of that noise in every cell."""
+
+    noisy: Floats
+    deviation: float
+
+    def joined(self, other: Answer, apart: float = 0.0) -> Answer:
+        """Return the average by precision with an answer to the same question, or to one that is near it.
+
+        Parameters
+        ----------
+        apart : float
+            Standard deviation of how far the other question's true shares are expected to lie from this one's.
+        """
+        far = math.hypot(other.deviation, apart)
+        lean = far**2 / (far**2 + self.deviation**2)
+        both = self.deviation * far / math.hypot(self.deviation, far)
+        return Answer(lean * self.noisy + (1 - lean) * other.noisy, both)
+
+
 def project_to_simplex(values: Floats) -> Floats:
     """Return the closest distribution (Euclidean): Held, Wolfe and Crowder 1974."""
     ordered = np.sort(values)[::-1]
@@ -37,25 +60,47 @@ def count_kernel(cells: int) -> Floats:
     return np.asarray(smooth + 0.05 * np.eye(cells), dtype=np.float64)
 
 
-def kernel(cells: int, ordinal: bool, missing: bool) -> Floats:
+@dataclass(frozen=True)
+class Smoothness:
+    """How uneven the shares of a column are, over how many cells they stay alike, and how rough they are besides."""
+
+    deviation: float = LOGIT_DEVIATION
+    length: float = LENGTH_SCALE
+    roughness: float = ROUGHNESS
+
+
+ONE = (Smoothness(),)
+# A prior over priors: a column may be flat or steep, rough or smooth, and its own noisy shares say which.
+SEVERAL = (
+    Smoothness(length=1.0),
+    Smoothness(),
+    Smoothness(length=3.0, roughness=0.1),
+    Smoothness(2.0, 3.0, 0.1),
+    Smoothness(0.7, 3.0, 0.05),
+    Smoothness(2.0),
+)
+
+
+def kernel(cells: int, ordinal: bool, missing: bool, smooth: Smoothness = ONE[0]) -> Floats:
     """Return the prior covariance of a column's logits, shape (cells, cells)."""
     if not ordinal or cells - missing <= 2:
-        return LOGIT_DEVIATION**2 * np.eye(cells)
+        return smooth.deviation**2 * np.eye(cells)
     ordered = cells - int(missing)
     place = np.arange(ordered)
-    full = LOGIT_DEVIATION**2 * np.eye(cells) + ROUGHNESS * np.eye(cells)
-    full[:ordered, :ordered] = LOGIT_DEVIATION**2 * np.exp(
-        -0.5 * ((place[:, None] - place) / LENGTH_SCALE) ** 2
-    ) + ROUGHNESS * np.eye(ordered)
+    full = (smooth.deviation**2 + smooth.roughness) * np.eye(cells)
+    full[:ordered, :ordered] = smooth.deviation**2 * np.exp(
+        -0.5 * ((place[:, None] - place) / smooth.length) ** 2
+    ) + smooth.roughness * np.eye(ordered)
     return full
 
 
 @lru_cache(maxsize=256)
-def _prior_draws(cells: int, ordinal: bool, missing: bool, count: bool) -> Floats:
+def _prior_draws(cells: int, ordinal: bool, missing: bool, count: bool, priors: tuple[Smoothness, ...] = ONE) -> Floats:
     # A fixed public seed: these are quadrature points of a public prior, not privacy noise.
     rng = np.random.default_rng(_PUBLIC_SEED)
-    covariance = count_kernel(cells) if count else kernel(cells, ordinal, missing)
-    logits = rng.multivariate_normal(np.zeros(cells), covariance, size=_DRAWS)
+    kernels = [count_kernel(cells)] if count else [kernel(cells, ordinal, missing, smooth) for smooth in priors]
+    each = _DRAWS // len(kernels)
+    logits = np.concatenate([rng.multivariate_normal(np.zeros(cells), c, size=each) for c in kernels])
     logits -= logits.max(1, keepdims=True)
     values = np.exp(logits)
     return np.asarray(values / values.sum(1, keepdims=True), dtype=np.float64)
@@ -81,7 +126,14 @@ def posterior_mode(noisy: Floats, deviation: float, covariance: Floats) -> Float
     return np.asarray(values / values.sum(), dtype=np.float64)
 
 
-def posterior_distribution(noisy: Floats, deviation: float, column: Column, *, count: bool = False) -> Floats:
+def posterior_distribution(
+    noisy: Floats,
+    deviation: float,
+    column: Column,
+    *,
+    count: bool = False,
+    priors: tuple[Smoothness, ...] = ONE,
+) -> Floats:
     """Return the posterior mean of a distribution seen with Gaussian noise of `deviation` in every cell.
 
     Computed over draws from the prior; where too few of them come near the measurement there is little noise, and the
@@ -93,11 +145,13 @@ def posterior_distribution(noisy: Floats, deviation: float, column: Column, *, c
     deviation : float
     column : Column
     count : bool
-        Whether this is the number of visits.
+        Whether this is the number of visits, which has a prior of its own.
+    priors : tuple of Smoothness
+        Equally likely beforehand.
     """
     if column.cells == 1:
         return np.ones(1)
-    draws = _prior_draws(column.cells, column.ordinal, column.missing, count)
+    draws = _prior_draws(column.cells, column.ordinal, column.missing, count, priors)
     if count:
         return _without_far_tail(_posterior(draws, noisy, deviation, count_kernel(column.cells)), noisy, deviation)
     return _posterior(draws, noisy, deviation, None)

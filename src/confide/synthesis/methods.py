@@ -22,6 +22,10 @@ class Options(Protocol):
         """Per visit or per patient."""
 
     @property
+    def focus(self) -> Any:
+        """Histories or single visits."""
+
+    @property
     def cap(self) -> float:
         """Rows of a patient that count fully, for flat baselines."""
 
@@ -31,7 +35,7 @@ class Options(Protocol):
 
 
 METHODS: dict[str, Callable[[Options], Synthesizer]] = {
-    "patient-unit": lambda m: PatientUnit(estimand=m.estimand),
+    "patient-unit": lambda m: PatientUnit(estimand=m.estimand, focus=m.focus),
     "independence": lambda m: PatientUnit(estimand=m.estimand, structure="none"),
     "mst": lambda m: FlatTree(cap=m.cap),
     "aim": lambda m: FlatAIM(visits=m.slots),

@@ -24,9 +24,10 @@ import numpy as np
 
 from confide.accounting import Guarantee
 from confide.errors import InputError
+from confide.synthesis.balance import balanced
 from confide.synthesis.base import Measurement, NoisyModel, RowRule, Synthesizer
 from confide.synthesis.chain import time_var
-from confide.synthesis.chain_fit import NOTHING, Linked, fit_chain
+from confide.synthesis.chain_fit import _PANEL_SEED, NOTHING, Linked, fit_chain
 from confide.synthesis.contributions import (
     Block,
     Patients,
@@ -39,7 +40,7 @@ from confide.synthesis.contributions import (
     split,
 )
 from confide.synthesis.domain import Column, Domain, Floats, Ints
-from confide.synthesis.estimates import posterior_distribution, posterior_interaction
+from confide.synthesis.estimates import SEVERAL, Answer, posterior_distribution, posterior_interaction
 from confide.synthesis.followup import (
     DERIVED,
     FollowedDomain,
@@ -53,12 +54,14 @@ from confide.synthesis.links import products_of, read_links
 from confide.synthesis.meter import Meter
 from confide.synthesis.rules import (
     HALF_MEAN_ABSOLUTE,
+    POSTERIOR_GAIN,
     Allocation,
     Candidate,
     CountLaw,
     allocate,
     count_values,
     patient_clip,
+    uneven_weights,
     visit_weighting,
 )
 
@@ -74,6 +77,8 @@ TARGET_WEIGHT = 2.0
 FOLLOW_ERROR = 0.1
 # Share of the covariances of scores: more where nothing but them will be measured of dependence.
 LINK_SHARE_ALONE, LINK_SHARE = 0.2, 0.12
+# Predicted error of one-way tables above which they need nearly all of the budget (all, if only single visits matter).
+LINK_ERROR, LINK_SHARE_NOISY = 0.035, 0.08
 
 
 def _ones(counts: Ints) -> Floats:
@@ -98,8 +103,8 @@ def column_of(domain: Domain, var: Var) -> Column:
     return (domain.static if var.kind == "static" else domain.visit)[var.position]
 
 
-def candidate_blocks(domain: Domain) -> list[Block]:
-    """Return every two-way table that the default method may measure."""
+def candidate_blocks(domain: Domain, focus: str = "history") -> list[Block]:
+    """Return every two-way table that the default method may measure; with the focus "visit" none over time."""
     static = [Var("static", i) for i in range(len(domain.static))]
     if domain.visit:
         static = [Var("count"), *static]
@@ -109,7 +114,8 @@ def candidate_blocks(domain: Domain) -> list[Block]:
     own = [s for s in static if s.kind == "count" or s.position < own_static(domain)]
     blocks += [Block("visit", v, s) for s in own for v in visit]
     blocks += [Block("visit", b, a) for i, a in enumerate(visit) for b in visit[i + 1 :]]
-    blocks += [Block("visit", v, Var("lag", v.position)) for v in visit if column_of(domain, v).name != domain.time]
+    if focus == "history":
+        blocks += [Block("visit", v, Var("lag", v.position)) for v in visit if column_of(domain, v).name != domain.time]
     return [b for b in blocks if min(cells_of(domain, b.right), cells_of(domain, b.left or b.right)) > 1]
 
 
@@ -133,10 +139,14 @@ class PatientUnit(Synthesizer):
         Whether the table should be right per visit (patients with many visits count more) or per patient.
     structure : "rule" or "none"
         "none" measures no two-way table: independence at full budget.
+    focus : "history" or "visit"
+        "visit" spends nothing on what comes after what: visits of a patient are then as right as can be one by one, and
+        share the patient's static columns, but are in no order that means anything.
     """
 
     estimand: str = "visit"
     structure: str = "rule"
+    focus: str = "history"
     name: str = "patient-unit"
 
     def fit(
@@ -145,6 +155,8 @@ class PatientUnit(Synthesizer):
         """Measure, fit and return the noisy model; see `Synthesizer.fit`."""
         if self.estimand not in ("visit", "patient"):
             raise InputError(f"estimand is {self.estimand!r}", expected="'visit' or 'patient'")
+        if self.focus not in ("history", "visit"):
+            raise InputError(f"focus is {self.focus!r}", expected="'history' or 'visit'")
         return _Fit(panel, meter, self, scale, tuple(rules)).run()
 
 
@@ -160,7 +172,7 @@ class _Fit:
         self.measured: list[Measurement] = []
         self.per_patient = options.estimand == "patient"
         self.cap = 1.0
-        self.first: dict[Var, tuple[Floats, float]] = {}
+        self.first_answers: dict[Var, Answer] = {}
         self.centre_error = 0.0
 
     def _look_at(self, panel: Patients) -> None:
@@ -174,7 +186,7 @@ class _Fit:
     def _follow(self, patients: float) -> None:
         """Add follow-up to the patients' columns where there are enough patients to learn it: a public rule."""
         wider = followed(self.original)
-        if self.options.structure == "none" or wider is self.original:
+        if self.options.structure == "none" or self.options.focus == "visit" or wider is self.original:
             return
         cells = max(column.cells for column in wider.static[-DERIVED:])
         bound = math.sqrt(len(wider.names) + 1)
@@ -216,11 +228,8 @@ class _Fit:
         for block, part in zip(
             [*at_patient, *at_visit], split(self.domain, [*at_patient, *at_visit], noisy), strict=True
         ):
-            column = column_of(self.domain, block.right)
-            self.first[block.right] = (uniform[block.right] + part / patients, deviation)
-            centres[block.right] = posterior_distribution(
-                *self.first[block.right], column, count=block.right.kind == "count"
-            )
+            self.first_answers[block.right] = Answer(uniform[block.right] + part / patients, deviation)
+            centres[block.right] = self._shares(block.right, self.first_answers[block.right])
         cells = float(np.mean([len(centre) for centre in centres.values()]))
         self.centre_error = min(0.4 * cells * deviation, 0.35)
         return self._law(patients, centres), centres
@@ -233,7 +242,7 @@ class _Fit:
         return CountLaw(patients, np.array([float(values @ weight) for values, weight in bins]), p)
 
     def _scores(self, law: CountLaw, centres: dict[Var, Floats]) -> tuple[list[Block], list[Candidate]]:
-        blocks = candidate_blocks(self.domain)
+        blocks = candidate_blocks(self.domain, self.options.focus)
         if self.options.structure == "none" or not blocks:
             return [], []
         if not self._tables_can_pay(law, centres):
@@ -274,14 +283,25 @@ class _Fit:
 
     def _tables_can_pay(self, law: CountLaw, centres: dict[Var, Floats]) -> bool:
         """Whether a strong dependence in a whole two-way table could be told from noise: a public rule."""
-        typical = typical_norm(self.domain, candidate_blocks(self.domain), centres)
+        typical = typical_norm(self.domain, candidate_blocks(self.domain, self.options.focus), centres)
         return STRONG_NORM * law.patients >= SCORE_SNR * self.meter.deviation(typical, SHARE_SCORES)
 
+    def _one_way_error(self, law: CountLaw, centres: dict[Var, Floats]) -> float:
+        """Predict the error of one-way tables if nothing else were measured: a public rule."""
+        singles = [Block("visit", var) for var in (*self.static_vars, *self.visit_vars)]
+        cells = float(np.mean([block_size(self.domain, b) for b in singles]))
+        deviation = self.meter.deviation(typical_norm(self.domain, singles, centres), self.meter.left) / law.patients
+        return POSTERIOR_GAIN * HALF_MEAN_ABSOLUTE * cells * deviation
+
     def _links(self, law: CountLaw, centres: dict[Var, Floats]) -> Linked:
-        blocks = candidate_blocks(self.domain)
+        blocks = candidate_blocks(self.domain, self.options.focus)
         if self.options.structure == "none" or not blocks:
             return NOTHING
         share = LINK_SHARE if self._tables_can_pay(law, centres) else LINK_SHARE_ALONE
+        if self._one_way_error(law, centres) > LINK_ERROR:
+            if self.options.focus == "visit":
+                return NOTHING
+            share = min(share, LINK_SHARE_NOISY)
         past = [
             Block("visit", b.right, Var("past", b.right.position)) for b in blocks if b.left and b.left.kind == "lag"
         ]
@@ -365,11 +385,25 @@ class _Fit:
             rules=(*self.own_rules, *self.rules),
             linked=linked,
         )
+        generator = balanced(
+            chain,
+            self.domain,
+            one_way,
+            tilted,
+            pairs,
+            {**centres, **one_way},
+            cap=self.cap,
+            visits=law.mean,
+            rng=np.random.default_rng(_PANEL_SEED),
+            rules=(*self.own_rules, *self.rules),
+        )
         return NoisyModel(
             method=self.options.name,
             domain=self.original,
             patients=law.patients,
-            generator=chain if self.domain is self.original else WithoutDerived(chain, self.original, self.own_rules),
+            generator=generator
+            if self.domain is self.original
+            else WithoutDerived(generator, self.original, self.own_rules),
             measurements=tuple(self.measured),
             parts=tuple(self.meter.parts),
             rules=self.rules,
@@ -384,8 +418,9 @@ class _Fit:
         plan: Allocation,
         left: float,
     ) -> tuple[dict[Var, Floats], dict[Var, Floats]]:
-        one_way: dict[Var, Floats] = {}
-        tilted: dict[Var, Floats] = {}
+        asked: dict[Var, Answer] = dict(self.first_answers)
+        at_rows: dict[Var, Answer] = {}
+        cap = 1.0
         if at_patient:
             share = plan.patient_one_way * left
             clip = patient_clip(typical_norm(self.domain, at_patient, centres))
@@ -393,14 +428,11 @@ class _Fit:
             deviation = self.meter.deviation(clip, share) / law.patients
             for block, part in zip(at_patient, parts, strict=True):
                 # both passes ask the same of static columns: average by precision
-                first, before = self.first[block.right]
-                now = centres[block.right] + part / law.patients
-                lean = before**2 / (before**2 + deviation**2)
-                both = before * deviation / math.hypot(before, deviation)
-                one_way[block.right] = self._keep(block, lean * now + (1 - lean) * first, both)
+                now = Answer(centres[block.right] + part / law.patients, deviation)
+                asked[block.right] = asked[block.right].joined(now)
         if at_visit:
             if self.count_vars and at_patient:
-                law = self._law(law.patients, one_way)
+                law = self._law(law.patients, {Var("count"): self._shares(Var("count"), asked[Var("count")])})
             share = plan.visit_one_way * left
             noise = 1 / (self.meter.mu * math.sqrt(share))
             typical = typical_norm(self.domain, at_visit, centres)
@@ -415,17 +447,30 @@ class _Fit:
             )
             parts = self._sum("one-way tables of visits", at_visit, centres, w.clip, _capped(w.cap), share)
             deviation = self.meter.deviation(w.clip, share) / w.mass
-            for block, part in zip(at_visit, parts, strict=True):
-                estimate = self._keep(block, centres[block.right] + part / w.mass, deviation)
-                (one_way if block.right.kind == "visit" else tilted)[block.right] = estimate
-            self.cap = w.cap
+            at_rows = {
+                block.right: Answer(centres[block.right] + part / w.mass, deviation)
+                for block, part in zip(at_visit, parts, strict=True)
+            }
+            cap = self.cap = w.cap
+        one_way: dict[Var, Floats] = {}
+        tilted: dict[Var, Floats] = {}
+        uneven = uneven_weights(law, cap)
+        for level, own, other in (("patient", asked, at_rows), ("visit", at_rows, asked)):
+            for block in at_patient if level == "patient" else at_visit:
+                var = block.right
+                answer = own[var]
+                apart = uneven * math.sqrt(float(centres[var] @ (1 - centres[var])) / len(centres[var]))
+                estimate = self._shares(var, answer.joined(other[var], apart) if var in other else answer)
+                (tilted if level == "visit" and var.kind == "static" else one_way)[var] = estimate
+                self.measured.append(
+                    Measurement((name_of(self.domain, var),), level, answer.noisy, answer.deviation, estimate)
+                )
         return one_way, tilted
 
-    def _keep(self, block: Block, noisy: Floats, deviation: float) -> Floats:
-        column = column_of(self.domain, block.right)
-        estimate = posterior_distribution(noisy, deviation, column, count=block.right.kind == "count")
-        self.measured.append(Measurement((name_of(self.domain, block.right),), block.level, noisy, deviation, estimate))
-        return estimate
+    def _shares(self, var: Var, answer: Answer) -> Floats:
+        return posterior_distribution(
+            answer.noisy, answer.deviation, column_of(self.domain, var), count=var.kind == "count", priors=SEVERAL
+        )
 
     def _pairs(
         self,

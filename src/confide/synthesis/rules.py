@@ -24,6 +24,8 @@ CAP_COST = 0.06
 POSTERIOR_GAIN = 0.75
 # Share of a typical patient's contribution that all visits have in common.
 COHERENCE = 0.7
+# Usual correlation of what a patient has with the number of the patient's visits.
+WEIGHT_CORRELATION = 0.2
 CLIP_GRID = (
     0.2,
     0.3,
@@ -144,6 +146,18 @@ def visit_weighting(
             if cost < best_cost - 1e-12:
                 best, best_cost = Weighting(cap, clip, mass), cost
     return best
+
+
+def uneven_weights(law: CountLaw, cap: float) -> float:
+    """Return how far shares of visits are expected to lie from shares of patients, for a share of standard deviation 1.
+
+    The difference is the covariance of a patient's weight (over its mean) with the value: the coefficient of variation
+    of the weights times a correlation, whose usual size is `WEIGHT_CORRELATION`. With the same number of visits
+    everywhere it is 0, and both are one question.
+    """
+    weight = np.minimum(law.values, cap)
+    mean = max(float(law.p @ weight), 1e-9)
+    return WEIGHT_CORRELATION * math.sqrt(max(float(law.p @ (weight - mean) ** 2), 0.0)) / mean
 
 
 def patient_clip(typical: float) -> float:

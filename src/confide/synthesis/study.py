@@ -71,10 +71,17 @@ class SynthesisPrivacy(_Section):
 
 
 class MethodSection(_Section):
-    """``[method]``: how."""
+    """``[method]``: how.
+
+    Attributes
+    ----------
+    focus : "history" or "visit"
+        "visit" puts the whole budget into single visits (method "patient-unit").
+    """
 
     name: str = "patient-unit"
     estimand: Literal["visit", "patient"] = "visit"
+    focus: Literal["history", "visit"] = "history"
     target: str | None = None
     cap: float = Field(default=1.0, ge=1)
     slots: int = Field(default=8, ge=1, le=64)
