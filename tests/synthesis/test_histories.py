@@ -109,6 +109,7 @@ def test_effects_are_standard_normal_and_even_among_the_heaviest():
 def test_no_vector_moves_more_than_claimed_with_follow_up(seeds, monkeypatch):
     """The derived columns and what is asked of a patient's own past are inside the clipped contribution."""
     monkeypatch.setattr(module, "fit_chain", lambda *a, **k: None)
+    monkeypatch.setattr(module, "balanced", lambda *a, **k: None)
     monkeypatch.setattr(module, "FOLLOW_ERROR", np.inf)
     reached, seen = 0.0, set()
     for seed in seeds:

@@ -9,7 +9,7 @@ visits, so that rules and histories stay whole.
 
 It is done twice. After the fit a large panel is thinned towards the released tables, which takes away what the fit,
 going from visit to visit, has drifted; its one-way, two-way and transition tables are the goal of every table drawn
-later. Nothing here looks at data.
+later. (A table of many patients is thinned towards the released tables at once.) Nothing here looks at data.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from confide.synthesis.domain import Domain, Floats, Ints, Panel
 
 # Rows and patients of the panel that stands for the model, and how many times as many are drawn for it.
 MODEL_ROWS, MOST_PATIENTS, LEAST_PATIENTS, MODEL_FACTOR = 24_000, 8_000, 1_000, 4
+# So many times the patients of a table must stand for the model if their tables are to be goals; where the table itself
+# is large, chance is small, and the released tables are goals at once.
+TIMES_AS_MANY = 4
 # How many times as many patients are drawn for a table, and patients that are thinned at a time.
 FACTOR, POOL, LEAST_FACTOR = 16, 8_000, 2
 FEATURE_BYTES = 96 << 20
@@ -195,7 +198,7 @@ class Balanced:
     """A generator whose panels are balanced samples of another's; see the module's description."""
 
     inner: Generator
-    goals: tuple[Goal, ...]
+    goals: tuple[Goal | CentredGoal, ...]
     means: tuple[float, ...]
 
     def simulate(self, patients: int, rng: np.random.Generator, rules: Sequence[RowRule] = ()) -> Panel:
@@ -235,6 +238,7 @@ def balanced(
     centres: Centres,
     *,
     cap: float,
+    patients: float,
     visits: float,
     rng: np.random.Generator,
     rules: Sequence[RowRule] = (),
@@ -245,19 +249,21 @@ def balanced(
     ----------
     one_way, tilted, pairs, centres
         As for `confide.synthesis.chain_fit.fit_chain`.
-    visits : float
-        Mean number of visits.
+    patients, visits : float
+        Released number of patients, and of visits of one.
     """
-    size = int(np.clip(MODEL_ROWS / max(visits, 1.0), LEAST_PATIENTS, MOST_PATIENTS))
     goals: list[Goal | CentredGoal] = [
         Goal(v, None, "patient", np.inf, p) for v, p in one_way.items() if v.kind != "visit"
     ]
-    goals += [
-        Goal(v, None, "visit", cap, p) for v, p in {**tilted, **one_way}.items() if v.kind == "visit" or v in tilted
-    ]
+    visit_shares = {**{v: p for v, p in one_way.items() if v.kind == "visit"}, **tilted}
+    goals += [Goal(v, None, "visit", cap, p) for v, p in visit_shares.items()]
     goals += [CentredGoal(block, centres, cap, table.ravel()) for block, (table, _) in pairs.items()]
-    pool = inner.simulate(size * MODEL_FACTOR, rng, rules)
-    means = [goal.mean_rows(pool) for goal in goals]
+    size = int(np.clip(MODEL_ROWS / max(visits, 1.0), LEAST_PATIENTS, MOST_PATIENTS))
+    small = size >= TIMES_AS_MANY * patients
+    pool = inner.simulate(size * (MODEL_FACTOR if small else 1), rng, rules)
+    means = tuple(goal.mean_rows(pool) for goal in goals)
+    if not small:
+        return Balanced(inner, tuple(goals), means)
     rows = features(pool, goals, means)
     chosen, _ = thin(pool, rows, size, np.zeros(rows.shape[1]), rng)
     model = take(pool, chosen)

@@ -393,6 +393,7 @@ class _Fit:
             pairs,
             {**centres, **one_way},
             cap=self.cap,
+            patients=law.patients,
             visits=law.mean,
             rng=np.random.default_rng(_PANEL_SEED),
             rules=(*self.own_rules, *self.rules),
