@@ -102,7 +102,7 @@ def test_a_balanced_sample_is_closer_to_its_model_than_chance():
     outer = model.generator
     balanced = outer if isinstance(outer, Balanced) else outer.inner
     chain = balanced.inner if outer is balanced else replace(outer, inner=balanced.inner)
-    large = model.sample(8000, rng=np.random.default_rng(0))
+    large = model.sample(3000, rng=np.random.default_rng(0))
     drawn = [model.sample(150, rng=np.random.default_rng(seed)) for seed in range(3)]
     plain = [chain.simulate(150, np.random.default_rng(seed)) for seed in range(3)]
     assert all(panel.patients == 150 for panel in drawn)
