@@ -11,7 +11,8 @@ Four passes over the data, each noised and metered (`confide.synthesis.meter`):
 
 A public rule (`confide.synthesis.rules`) splits the budget, picks cap and clip, and decides how many two-way tables are
 worth measuring, down to none: on small tables independence is the better model. Fitting and generation only use the
-noisy answers: patients are drawn with their number of visits, then visit by visit.
+noisy answers: patients are drawn with their number of visits, then visit by visit, and samples are balanced
+(`confide.synthesis.balance`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from confide.accounting import Guarantee
 from confide.errors import InputError
 from confide.synthesis.balance import balanced
 from confide.synthesis.base import Measurement, NoisyModel, RowRule, Synthesizer
+from confide.synthesis.candidates import candidate_blocks, typical_norm
 from confide.synthesis.chain import time_var
 from confide.synthesis.chain_fit import _PANEL_SEED, NOTHING, Linked, fit_chain
 from confide.synthesis.contributions import (
@@ -39,8 +41,9 @@ from confide.synthesis.contributions import (
     name_of,
     split,
 )
-from confide.synthesis.domain import Column, Domain, Floats, Ints
+from confide.synthesis.domain import Floats, Ints
 from confide.synthesis.estimates import SEVERAL, Answer, posterior_distribution, posterior_interaction
+from confide.synthesis.first import column_of, ones, per_patient
 from confide.synthesis.followup import (
     DERIVED,
     FollowedDomain,
@@ -81,52 +84,11 @@ LINK_SHARE_ALONE, LINK_SHARE = 0.2, 0.12
 LINK_ERROR, LINK_SHARE_NOISY = 0.035, 0.08
 
 
-def _ones(counts: Ints) -> Floats:
-    return np.ones(len(counts))
-
-
-def _per_patient(counts: Ints) -> Floats:
-    return np.asarray(1.0 / np.maximum(counts, 1), dtype=np.float64)
-
-
 def _capped(cap: float) -> Callable[[Ints], Floats]:
     def weight(counts: Ints) -> Floats:
         return np.asarray(np.minimum(1.0, cap / np.maximum(counts, 1)), dtype=np.float64)
 
     return weight
-
-
-def column_of(domain: Domain, var: Var) -> Column:
-    """Return the column behind a variable."""
-    if var.kind == "count":
-        return Column("number of visits", cells_of(domain, var), ordinal=True)
-    return (domain.static if var.kind == "static" else domain.visit)[var.position]
-
-
-def candidate_blocks(domain: Domain, focus: str = "history") -> list[Block]:
-    """Return every two-way table that the default method may measure; with the focus "visit" none over time."""
-    static = [Var("static", i) for i in range(len(domain.static))]
-    if domain.visit:
-        static = [Var("count"), *static]
-    visit = [Var("visit", i) for i in range(len(domain.visit))]
-    blocks = [Block("patient", b, a) for i, a in enumerate(static) for b in static[i + 1 :]]
-    # follow-up is a fact of the patient; what it has to do with single visits goes through their time
-    own = [s for s in static if s.kind == "count" or s.position < own_static(domain)]
-    blocks += [Block("visit", v, s) for s in own for v in visit]
-    blocks += [Block("visit", b, a) for i, a in enumerate(visit) for b in visit[i + 1 :]]
-    if focus == "history":
-        blocks += [Block("visit", v, Var("lag", v.position)) for v in visit if column_of(domain, v).name != domain.time]
-    return [b for b in blocks if min(cells_of(domain, b.right), cells_of(domain, b.left or b.right)) > 1]
-
-
-def typical_norm(domain: Domain, blocks: Sequence[Block], centres: dict[Var, Floats]) -> float:
-    """Return the root mean squared norm of one row's centred contribution if columns were independent."""
-
-    def spread(var: Var) -> float:
-        p = centres[Var("visit", var.position)] if var.kind == "lag" else centres[var]
-        return max(1.0 - float(p @ p), 0.02)
-
-    return math.sqrt(sum(spread(b.right) * (spread(b.left) if b.left is not None else 1.0) for b in blocks))
 
 
 @dataclass(frozen=True)
@@ -218,7 +180,7 @@ class _Fit:
         exact = np.concatenate(
             [
                 batch_sum(self.panel, blocks, uniform, clip=bound, weight=weight, scale=self.scale)
-                for blocks, weight in ((at_patient, _ones), (at_visit, _per_patient))
+                for blocks, weight in ((at_patient, ones), (at_visit, per_patient))
                 if blocks
             ]
         )
@@ -332,7 +294,7 @@ class _Fit:
         for start, part in self.panel.blocks(size):
             sides = [
                 batch_rows(part, blocks, centres, clip=math.inf, weight=weight)
-                for blocks, weight in ((at_patient, _ones), (at_visit, _per_patient))
+                for blocks, weight in ((at_patient, ones), (at_visit, per_patient))
                 if blocks
             ]
             rows = np.concatenate(sides, axis=1)
@@ -425,7 +387,7 @@ class _Fit:
         if at_patient:
             share = plan.patient_one_way * left
             clip = patient_clip(typical_norm(self.domain, at_patient, centres))
-            parts = self._sum("one-way tables of patients", at_patient, centres, clip, _ones, share)
+            parts = self._sum("one-way tables of patients", at_patient, centres, clip, ones, share)
             deviation = self.meter.deviation(clip, share) / law.patients
             for block, part in zip(at_patient, parts, strict=True):
                 # both passes ask the same of static columns: average by precision
@@ -492,7 +454,7 @@ class _Fit:
             typical = typical_norm(self.domain, batch, better)
             weight: Callable[[Ints], Floats]
             if level == "patient":
-                clip, mass, weight = patient_clip(typical), law.patients, _ones
+                clip, mass, weight = patient_clip(typical), law.patients, ones
             else:
                 noise = 1 / (self.meter.mu * math.sqrt(share))
                 cells = float(np.mean([block_size(self.domain, b) for b in batch]))
