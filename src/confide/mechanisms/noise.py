@@ -66,7 +66,9 @@ class _GeneratorNoise:
         self._generator = generator
 
     def normal(self, size: Size, *, scale: float) -> F64:
-        return self._generator.standard_normal(size) * check_scale(scale)
+        found = np.asarray(self._generator.standard_normal(size))
+        found *= check_scale(scale)  # in place: a model's worth of noise is as large as the model
+        return found[()]  # a number where one number was asked for
 
     def laplace(self, size: Size, *, scale: float) -> F64:
         return np.asarray(self._generator.laplace(0.0, check_scale(scale), size))
@@ -77,8 +79,11 @@ class _GeneratorNoise:
         return np.asarray((words.astype(np.float64) + 0.5) * 2.0**-52)
 
     def add_normal(self, values: npt.ArrayLike, *, scale: float) -> F64:
-        values = np.asarray(values, dtype=np.float64)
-        return values + self.normal(values.shape, scale=scale)
+        known = np.asarray(values)
+        known = known if known.dtype == np.float32 else known.astype(np.float64, copy=False)
+        noise = np.asarray(self.normal(known.shape, scale=scale))
+        noise += known
+        return noise[()]
 
     def add_laplace(self, values: npt.ArrayLike, *, scale: float) -> F64:
         values = np.asarray(values, dtype=np.float64)
