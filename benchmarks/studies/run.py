@@ -42,6 +42,8 @@ def page() -> str:
     for name, found in kept.items():
         verdict, why = ("not run yet", "") if found is None else (found.verdict, found.why)
         verdict += " (CPU size)" if found is not None and found.size == "cpu" else ""
+        for data, other in gallery.kept_beside(name).items():
+            why += f" On other data ({data}): {other.verdict}."
         lines.append(f"| [{name}](#{name}) | {verdict} | {why} |")
     for name, found in kept.items():
         study = gallery.study(name)
@@ -55,17 +57,31 @@ def page() -> str:
             lines += [f"*Run on.* {found.data}", ""]
         if found.size == "cpu":
             lines += [f"*At the lesser size for a CPU.* {study.cpu}", ""]
-        lines += [f"*Verdict: {found.verdict}{' (CPU size)' if found.size == 'cpu' else ''}.* {found.why}", ""]
-        lines += ["| figure | paper | here | interval | |", "| --- | --- | --- | --- | --- |"]
-        for f in found.figures:
-            ends = "" if f.low is None or f.high is None else f"{f.low:.4g} to {f.high:.4g}"
-            paper = "" if f.paper is None else f"{f.paper:.4g}" if isinstance(f.paper, float) else str(f.paper)
-            lines.append(f"| {f.what} | {paper} | {f.ours:.4g} | {ends} | {f.note} |")
+        lines += figures(found)
         if name == "pneumonia":
             lines += comparator(found)
-        torch = f", torch {found.versions['torch']}" if "torch" in found.versions else ""
-        lines += ["", f"{found.seconds:g} s on {found.machine}{torch}, {found.date}."]
+        lines += ["", made(found)]
+        for other in gallery.kept_beside(name).values():
+            lines += ["", f"*The same on other data, beside it:* {other.data}.", "", *figures(other), "", made(other)]
     return "\n".join(lines) + "\n"
+
+
+def figures(found: gallery.Finding) -> list[str]:
+    """Return the verdict and the table of a finding."""
+    size = " (CPU size)" if found.size == "cpu" else ""
+    lines = [f"*Verdict: {found.verdict}{size}.* {found.why}", ""]
+    lines += ["| figure | paper | here | interval | |", "| --- | --- | --- | --- | --- |"]
+    for f in found.figures:
+        ends = "" if f.low is None or f.high is None else f"{f.low:.4g} to {f.high:.4g}"
+        paper = "" if f.paper is None else f"{f.paper:.4g}" if isinstance(f.paper, float) else str(f.paper)
+        lines.append(f"| {f.what} | {paper} | {f.ours:.4g} | {ends} | {f.note} |")
+    return lines
+
+
+def made(found: gallery.Finding) -> str:
+    """Return how long it took, where and when."""
+    torch = f", torch {found.versions['torch']}" if "torch" in found.versions else ""
+    return f"{found.seconds:g} s on {found.machine}{torch}, {found.date}."
 
 
 def comparator(found: gallery.Finding) -> list[str]:
@@ -79,15 +95,18 @@ def comparator(found: gallery.Finding) -> list[str]:
     for row in sorted(json.loads(COMPARATOR.read_text())["rows"], key=lambda row: -row["epsilon"]):
         ours = next(f for f in found.figures if f.what == f"test AUC, epsilon {row['epsilon']:g}")
         auc, low, high = row["auc"]
+        ends = "" if low is None else f"{low:.3f} to {high:.3f}, "
+        seeds = f"{row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
         said.append(
-            f"test AUC {auc:.3f} ({low:.3f} to {high:.3f}, {row['seeds']} seeds) at epsilon {row['epsilon']:g}, "
-            f"{ours.ours - auc:+.3f} for ours"
+            f"test AUC {auc:.3f} ({ends}{seeds}) at epsilon {row['epsilon']:g}, {ours.ours - auc:+.3f} for ours"
         )
     one = row
+    width = "" if one["width"] == 64 else f" at {one['width']} of its 64 channels, as fits on a CPU"
+    rate = "learning rate chosen on validation images" if one["validation"] else "learning rate not tuned"
     return [
         "",
-        f"*Beside it.* Plain Opacus {one['opacus']} with ResNet-18 and group norm ({one['epochs']} epochs, batch "
-        f"{one['batch']}, learning rate chosen on validation images): {'; '.join(said)} "
+        f"*Beside it.* Plain Opacus {one['opacus']} with ResNet-18 and group norm{width} ({one['epochs']} epochs, "
+        f"batch {one['batch']}, {rate}): {'; '.join(said)} "
         f"(`benchmarks/studies/opacus_pneumonia.py`, {one['machine']}).",
     ]
 
@@ -104,6 +123,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", default="full", choices=("cpu", "full"), help="cpu: less, where a study has it")
+    parser.add_argument("--beside", help="short name of other data: keep the finding beside the one that decides")
     parser.add_argument("--out", type=Path, default=FINDINGS, help="where findings are kept")
     wanted = parser.parse_args()
     if wanted.device.startswith("cuda"):
@@ -121,7 +141,8 @@ def main() -> None:
         )
         found = gallery.run_study_of_gallery(gallery.study(name), context)
         wanted.out.mkdir(parents=True, exist_ok=True)
-        (wanted.out / f"{name}.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+        target = name if wanted.beside is None else f"{name}@{wanted.beside}"
+        (wanted.out / f"{target}.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n")
         print(f"{name}: {found.verdict}. {found.why} ({found.seconds:g} s)", flush=True)
     PAGE.write_text(page())
 

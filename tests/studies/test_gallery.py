@@ -30,6 +30,16 @@ def test_every_study_says_what_it_claims_and_on_what(name: str) -> None:
         assert found.why
 
 
+def test_findings_on_other_data_stand_beside_and_replace_nothing() -> None:
+    beside = gallery.kept_beside("langevin")
+    kept = gallery.kept_finding("langevin")
+    assert kept is not None
+    assert beside["icu"].study == "langevin"
+    assert beside["icu"].data != kept.data
+    assert beside["icu"].size == "full"
+    assert gallery.kept_beside("bam") == {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in gallery.names() if not gallery.study(name).needs_data])
 def test_every_study_runs_small(name: str) -> None:

@@ -272,3 +272,28 @@ def test_a_size_that_a_study_has_not_is_refused() -> None:
 
     with pytest.raises(InputError, match="no size of its own"):
         gallery.run_study_of_gallery(gallery.study("bam"), gallery.Context(size="cpu"))
+
+
+def test_pictures_are_halved_for_a_cpu_with_their_own_border() -> None:
+    from confide.studies.gallery.idx_images import halved
+    from confide.studies.gallery.images import Labelled
+
+    x = np.random.default_rng(0).random((3, 1, 28, 28)).astype(np.float32) - 2
+    out = halved(Labelled(x, np.arange(3)))
+    assert out.x.shape == (3, 1, 16, 16)
+    dark = x.min((1, 2, 3))
+    assert np.allclose(out.x[:, 0, 0, 0], dark)
+    assert np.allclose(out.x[:, 0, 1:-1, 1:-1].mean((1, 2)), x.mean((1, 2, 3)), atol=1e-5)
+    assert halved(Labelled(np.zeros((2, 3, 32, 32), np.float32), np.arange(2))).x.shape == (2, 3, 16, 16)
+
+
+def test_a_gain_counts_only_beyond_the_chance_of_the_accuracies_found() -> None:
+    from confide.studies.gallery.idx_images import judged
+
+    def verdict(ours: float, other: float) -> str:
+        found = {("mnist", 3.0, "a"): ours, ("mnist", 3.0, "b"): other}
+        return judged((found, {}), "a", "b", "gain", beyond_chance=True).verdict
+
+    assert verdict(0.9925, 0.989) == "holds"  # 0.35 points, above 0.28
+    assert verdict(0.855, 0.85) == "does not hold"  # 0.5 points, but 0.98 would be needed
+    assert verdict(0.865, 0.85) == "holds"

@@ -89,6 +89,8 @@ def shown(name: Annotated[str, typer.Argument(help="As `confide studies` lists i
     if found is None:
         raise InputError(f"no full run of {name!r} was kept", remedy=f"confide studies run {name} --size full")
     show(Console(), found)
+    for other in gallery.kept_beside(name).values():
+        show(Console(), other)
 
 
 def show(console: Console, found: Finding) -> None:

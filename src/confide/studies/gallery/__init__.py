@@ -73,12 +73,24 @@ def kept_finding(name: str) -> Finding | None:
     return Finding.from_dict(json.loads(file.read_text(encoding="utf-8")))
 
 
+def kept_beside(name: str) -> dict[str, Finding]:
+    """Return findings of the same study on other data, by a short name of the data; they decide nothing."""
+    folder = resources.files(__name__) / "findings"
+    found = {}
+    for file in sorted(folder.iterdir(), key=lambda one: one.name):
+        study_name, mark, data = file.name.removesuffix(".json").partition("@")
+        if mark and study_name == name:
+            found[data] = Finding.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    return found
+
+
 __all__ = [
     "Context",
     "Figure",
     "Finding",
     "GalleryStudy",
     "Outcome",
+    "kept_beside",
     "kept_finding",
     "names",
     "over_repetitions",
