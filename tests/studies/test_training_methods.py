@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import polars as pl
 import pytest
 from clinic import Clinic
 
 import confide
+from confide.cli import main
 from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.release import verify
@@ -135,3 +138,16 @@ def test_noised_activations_leave_with_their_price_for_vector_and_label(clinic: 
     clinic.study.write_text(text.replace('"one-shot"', '"trained"'))
     with pytest.raises(InputError, match="not sound"):
         clinic.run()
+
+
+@pytest.mark.parametrize("line", ["clip_quantile = 0.5", 'correlation = "banded(5)"', 'correlation = "blt(5)"'])
+def test_a_study_with_a_method_can_be_planned_before_it_is_trained(
+    clinic: Clinic, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(clinic.study), "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)["strategies"]["individual"]["classes"]
+    write(clinic, line)
+    assert main(["plan", str(clinic.study), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["strategies"]["individual"]["classes"]
+    # the count for the quantile comes out of the same noise; correlated noise lets everybody take part more rarely
+    assert ([c["rate"] for c in found] == [c["rate"] for c in plain]) == ("quantile" in line)

@@ -207,6 +207,7 @@ def _constants(study: Study, base: Path) -> dict[str, Any]:
     """Return what a study's comparison is made from; private counts are looked at where none were declared."""
     import numpy as np
 
+    from confide.accounting import Correlation
     from confide.studies import prepare as studies
 
     counts: Any = studies.declared_counts(study, base)
@@ -218,8 +219,13 @@ def _constants(study: Study, base: Path) -> dict[str, Any]:
         own, numbers = np.unique(table.index.counts, return_counts=True)
         counts, source = dict(zip(own.tolist(), numbers.tolist(), strict=True)), "preview"
     arguments = studies.plan_arguments(study, counts, source)
-    for name in ("clip_norm", "denominator"):
+    # What a clipping norm that follows a quantile takes comes out of the same noise multiplier: epsilon stays.
+    for name in ("clip_norm", "denominator", "clipping", "relation"):
         arguments.pop(name, None)
+    correlation = arguments.pop("correlation", None)
+    if correlation is not None:  # as in the plan itself: nobody takes part in more than this many steps
+        correlation = Correlation.make(correlation, steps=study.privacy.steps)
+        arguments["steps"] = correlation.rounds(study.privacy.steps)
     return arguments
 
 
