@@ -285,3 +285,17 @@ def test_sums_stay_as_they_are_when_a_step_takes_several_batches():
     for i, value in enumerate(whole.gradients):
         assert value.dtype == torch.float64
         torch.testing.assert_close(value, sum(part.gradients[i] for part in parts), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [3, 1000])
+def test_lengths_of_rows_are_those_of_float64(width: int, dtype: torch.dtype) -> None:
+    from confide.training.engine.fast.pieces import row_squares
+
+    rows = torch.randn(7, 1, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    rows[2, 0, 0] = float("inf")
+    rows[3, 0, 1] = float("nan")
+    found = row_squares(rows[:, :, : width - 1])  # rows that do not lie side by side too
+    want = rows[:, :, : width - 1].double().square().sum((1, 2))
+    assert found.dtype == torch.float64
+    assert torch.allclose(found, want, rtol=1e-13, atol=0, equal_nan=True)

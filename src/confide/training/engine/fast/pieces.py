@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -45,6 +46,16 @@ def drop(values: Tensor, weights: Tensor) -> Tensor:
         return values  # looking is free here: nothing waits for the answer
     keep = (weights != 0).reshape(-1, *[1] * (values.dim() - 1))
     return torch.where(keep, values, torch.zeros((), dtype=values.dtype, device=values.device))
+
+
+def row_squares(values: Tensor) -> Tensor:
+    """Return the squared length of each row (entries, 1, n), float64, (entries,)."""
+    plain = type(values) is Tensor and values.device.type == "cpu" and get_proxy_mode() is None
+    if plain and values.shape[-1] >= 128 and values.dtype in (torch.float32, torch.float64):
+        flat = values.detach()[:, 0].numpy()
+        # eight times faster on long rows than torch, which first writes all of them again in float64
+        return torch.from_numpy(np.einsum("ij,ij->i", flat, flat, dtype=np.float64))
+    return values.double().square().sum((1, 2))
 
 
 @dataclass
@@ -139,7 +150,7 @@ class Pair:
         """See `Piece`."""
         a, g, blocks = self.inputs, self.grads, self.blocks
         if blocks.each == 1 and a.shape[1] == 1:
-            exact = a.double().square().sum((1, 2)) * g.double().square().sum((1, 2))
+            exact = row_squares(a) * row_squares(g)
             length = exact.sqrt()
         elif blocks.known and (len(blocks.parts) == 1 or len(a) * a.shape[1] > FEW_ROWS):
             exact, length = self._by_part()
