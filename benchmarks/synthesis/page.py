@@ -95,7 +95,7 @@ def main() -> None:
             "",
             "`confide synthesize` on simulated patients with ten visits each, 8 columns, Parquet with rows in random "
             "order: from the files to the committed release with as many synthetic patients "
-            "(`benchmarks/synthesis/scale.py`).",
+            "(`benchmarks/synthesis/scale.py`). Fewer visits are drawn than were there: ten lie in the bin of 8 to 10.",
             "",
             "| patients | visits | way | minutes | reading | charging | measuring | fitting, drawing, writing "
             "| CPU minutes | peak MB | load |",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -149,6 +150,14 @@ def test_streamed_and_in_memory_answers_are_the_same(method, seed, tmp_path, mon
     assert repr(on_disk) == "StreamedPanel(private)"
 
 
+class Killed(BaseException):
+    """Stands for a power cut."""
+
+
+def die(*_, **__):
+    raise Killed
+
+
 def test_a_streamed_study_makes_the_release_that_one_in_memory_makes(tmp_path, monkeypatch):
     monkeypatch.setattr(synthesis_draw, "DRAW_PATIENTS", 60)  # several blocks are drawn
     monkeypatch.setattr(spool, "PART_ROWS", 100)
@@ -161,7 +170,13 @@ def test_a_streamed_study_makes_the_release_that_one_in_memory_makes(tmp_path, m
         (folder / "study.toml").write_text(text)
         url = f"sqlite:///{folder}/ledger.sqlite"
         Ledger.create(url, cap_epsilon=8, cap_delta=1e-4).close()
-        made[stream] = run_synthesis(folder / "study.toml", accept=lambda lines: None, ledger_url=url).release
+        run = partial(run_synthesis, folder / "study.toml", accept=lambda lines: None, ledger_url=url)
+        if stream:  # killed when everything is measured, and gone on with
+            with monkeypatch.context() as patch:
+                patch.setattr("confide.studies.synthesis_write.draw_tables", die)
+                with pytest.raises(Killed):
+                    run()
+        made[stream] = run(resume=stream).release
         assert not list((folder / "internal").glob(".*"))
         with Ledger.open(url) as ledger:
             (record,) = ledger.reservations()
