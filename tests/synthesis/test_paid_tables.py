@@ -112,6 +112,7 @@ def test_the_figure_is_in_the_release_and_paid_once_by_those_set_aside(tmp_path,
     assert certificate.artefacts["table.parquet"] == before.artefacts["table.parquet"]  # no second table either
     auroc = next(one for one in certificate.evaluation if "AUROC" in one.metric)
     assert auroc.low <= auroc.value <= auroc.high
+    assert "says of sex = m; " in auroc.note
     assert "AUROC" in (outcome.release.path / "report.html").read_text()
     ids = [f"p{i:03d}" for i in range(150)]
     with Ledger.open(url_of(tmp_path)) as ledger:

@@ -41,7 +41,13 @@ _PLAN_WORDS = {
 }
 
 
-def release_report(certificate: Certificate, study_text: str = "", *, extra: Sequence[Section] = ()) -> str:
+def release_report(
+    certificate: Certificate,
+    study_text: str = "",
+    *,
+    extra: Sequence[Section] = (),
+    guarantee: Section | None = None,
+) -> str:
     """Return `report.html` of a release.
 
     Parameters
@@ -52,6 +58,8 @@ def release_report(certificate: Certificate, study_text: str = "", *, extra: Seq
         The study file as run.
     extra : sequence of Section
         What a kind of release adds at the top; made of released figures only.
+    guarantee : Section, optional
+        Instead of the guarantee by number of entries, where that number plays no part in it.
 
     Returns
     -------
@@ -64,6 +72,8 @@ def release_report(certificate: Certificate, study_text: str = "", *, extra: Seq
     opening += paragraph(guarantee_sentence(c), "lead")
     alike = epsilon(worst.epsilon) == epsilon(c.best.epsilon)
     whose = "epsilon of every class at most" if alike else f"epsilon at most, with {plural(worst.entries, 'entry')}"
+    if c.kind == "table":
+        whose = "epsilon of every patient at most" if alike else "epsilon at most, for those who agreed to most"
     exposed = most_exposed(c)
     opening += cards(
         [
@@ -78,7 +88,7 @@ def release_report(certificate: Certificate, study_text: str = "", *, extra: Seq
     )
     sections = [
         *extra,
-        Section("guarantee", "The guarantee by number of entries", _guarantee(c)),
+        guarantee or Section("guarantee", "The guarantee by number of entries", _guarantee(c)),
         Section("attacker", "What an attacker could do at best", _attacker(c)),
         Section("plan", "How it was made", _plan(c)),
         Section("worth", "What the result is worth", _worth(c)),
@@ -113,7 +123,9 @@ def guarantee_sentence(certificate: Certificate) -> str:
         # a table is measured on all visits of a patient, bounded by clipping, not by leaving visits out
         whom, whole = "Every patient", " with all visits, however many,"
     range_ = ""
-    if epsilon(c.best.epsilon) != epsilon(worst.epsilon):
+    if c.kind == "table" and epsilon(c.best.epsilon) != epsilon(worst.epsilon):
+        range_ = f" For those who agreed to least, epsilon is at most {epsilon(c.best.epsilon)}."
+    elif epsilon(c.best.epsilon) != epsilon(worst.epsilon):
         range_ = (
             f" The best protected class ({plural(c.best.entries, 'entry')}) has epsilon {epsilon(c.best.epsilon)}, the "
             f"least protected one ({plural(worst.entries, 'entry')}) {epsilon(worst.epsilon)}."
@@ -282,7 +294,11 @@ def _attacker(c: Certificate) -> str:
     text += paragraph("This holds for every class, and against this adversary: " + c.adversary)
     chosen = [exposed] if exposed.parts == sheltered.parts else [exposed, sheltered]
     cases = [
-        RiskCase(f"{plural(one.entries, 'entry')}, epsilon {epsilon(one.epsilon)}", guarantee_of(one)) for one in chosen
+        RiskCase(
+            f"{'a patient' if c.kind == 'table' else plural(one.entries, 'entry')}, epsilon {epsilon(one.epsilon)}",
+            guarantee_of(one),
+        )
+        for one in chosen
     ]
     charts = [roc(cases), roc_small(cases), precision_plots(cases, (0.01,))[0], identification(cases)]
     return text + beside(charts) + "<h3>Who has to be trusted</h3>" + bullets(c.trusted)

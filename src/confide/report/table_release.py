@@ -37,7 +37,38 @@ def table_release_report(certificate: Certificate, study_text: str, marginals: M
         Section("marginals", "What was measured, with its error", _marginals(marginals)),
         Section("pairs", "Relations that were measured", _pairs(marginals)),
     ]
-    return release_report(certificate, study_text, extra=sections)
+    guarantee = Section("guarantee", "The guarantee, and for whom", _guarantee(certificate))
+    return release_report(certificate, study_text, extra=sections, guarantee=guarantee)
+
+
+def _guarantee(c: Certificate) -> str:
+    """Say that the number of visits plays no part in the guarantee of a table; rows are levels of consent."""
+    text = paragraph(c.relation_meaning) + paragraph(f"Protected as a whole: {c.unit_meaning}")
+    text += paragraph(
+        "The guarantee is the same for every number of visits: what a patient adds to any sum that was measured is "
+        "bounded for all their visits together."
+    )
+    table = Table(
+        [
+            Column(heading)
+            for heading in ("budget agreed to", "epsilon at most", "at least", "mu", "attack advantage",
+                            "TPR at 1% FPR", "posterior at 1% prior")
+        ],
+        [
+            [
+                number(one.budget),
+                epsilon(one.epsilon),
+                number(one.epsilon_lower),
+                number(one.mu),
+                percent(one.membership_advantage, up=True),
+                percent(one.tpr_at_fpr_1pct, up=True),
+                percent(one.posterior_prior_1pct_fpr_1pct, up=True),
+            ]
+            for one in c.classes
+        ],
+        f"Delta {scientific(c.delta)}.",
+    )  # fmt: skip
+    return text + table.html()
 
 
 def _board(c: Certificate, marginals: Mapping[str, Any]) -> str:

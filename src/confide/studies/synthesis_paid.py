@@ -101,7 +101,7 @@ class Buyer:
         outcome = study.evaluation.outcome or study.method.target
         assert outcome is not None
         made, real = visit_table(Coded(synthetic, np.zeros(0, dtype=np.str_), None)), visit_table(held_out)
-        positive, _ = positive_cells(study, outcome)
+        positive, words = positive_cells(study, outcome)
         survival = study.evaluation.survival
         hidden = {outcome} | ({survival.time} if survival is not None else set())
         seen = study.evaluation.predictors
@@ -112,7 +112,7 @@ class Buyer:
         edges = np.concatenate([[0.0], inner[(inner > 0) & (inner < 1)], [1.0]])
         owners = held_out.ids[real.patient]
         unit: Literal["contributor", "entry"] = "contributor" if outcome in study.features(study.patients) else "entry"
-        return paid_auroc(
+        figures = paid_auroc(
             unit=unit,
             labels=np.isin(real.columns[outcome], positive).astype(np.int64),
             scores=model.scores(real),
@@ -124,6 +124,10 @@ class Buyer:
             reserve=self._reserve,
             edges=edges if len(edges) > 2 else 2,
         )
+        what = (
+            f"what a logistic regression that was trained on the synthetic table says of {outcome} = {', '.join(words)}"
+        )
+        return [one.model_copy(update={"note": f"{what}; {one.note}"}) for one in figures]
 
     def _noise(self) -> NoiseSource:
         if self.study.privacy.seed is not None:
