@@ -16,6 +16,7 @@ from confide.synthesis import Column, Meter, PatientUnit
 from confide.synthesis.balance import Balanced, thin
 from confide.synthesis.estimates import SEVERAL, Answer, posterior_distribution, project_to_simplex
 from confide.synthesis.rules import CountLaw, uneven_weights
+from confide.synthesis.study import parse_synthesis_study
 
 sizes = st.floats(1e-3, 1.0)
 
@@ -115,3 +116,23 @@ def test_with_the_focus_on_visits_nothing_is_asked_about_time_between_them():
     assert model.sample(50, rng=np.random.default_rng(0)).patients == 50
     with pytest.raises(InputError, match="focus"):
         PatientUnit(focus="day").fit(panel, Meter(epsilon=1.0, delta=1e-5, noise=SeededNoise(1)))
+
+
+def test_a_study_names_the_focus_in_one_line():
+    text = """
+    name = "demo"
+    [patients]
+    source = "patients.csv"
+    contributor = "id"
+    [patients.columns.sex]
+    type = "categorical"
+    categories = ["f", "m"]
+    [privacy]
+    epsilon = 1.0
+    delta = 1e-5
+    """
+    assert parse_synthesis_study(text).synthesizer() == PatientUnit()
+    chosen = parse_synthesis_study(text + '\n[method]\nfocus = "visit"\n').synthesizer()
+    assert chosen == PatientUnit(focus="visit")
+    with pytest.raises(InputError, match="focus"):
+        parse_synthesis_study(text + '\n[method]\nfocus = "day"\n')
