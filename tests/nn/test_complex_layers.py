@@ -153,7 +153,8 @@ def test_noise_has_the_full_scale_in_each_of_the_two_parts():
         def forward(self, x):
             return self.layer(torch.complex(x, x))
 
-    fit(Net(), lambda out, y: out.real.sum(1) + out.imag.sum(1) + y, recorder, made, data)
+    # a fixed key: 6 per cent is 4.6 standard errors of 3,000 values, too few for a new key in every run
+    fit(Net(), lambda out, y: out.real.sum(1) + out.imag.sum(1) + y, recorder, made, data, run_key=bytes(32))
     expected = made.noise_multiplier * made.clip_norm / made.denominator
     for real, imaginary in recorder.seen:
         assert float(real.std()) == pytest.approx(expected, rel=0.06)

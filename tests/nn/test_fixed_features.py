@@ -46,7 +46,8 @@ def test_hog_equals_scikit_image():
 
 
 def test_hog_ignores_light_and_its_norm_is_at_most_one():
-    layer, x = nn.HOG((3, 20, 20)), torch.randn(4, 3, 20, 20)
+    # fixed pictures: a gradient that points along the border of two bins changes sides by rounding (1 in 1,500 draws)
+    layer, x = nn.HOG((3, 20, 20)), torch.randn(4, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     out = layer(x)
     assert out.shape == (4, layer.size) and float(out.norm(dim=1).max()) <= 1 + 1e-5
     assert torch.allclose(out, layer(10 * x + 5), atol=1e-3)

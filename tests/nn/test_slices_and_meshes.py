@@ -88,6 +88,7 @@ def test_attention_finds_the_slices_with_the_lesion():
         return torch.tensor(x, dtype=torch.float32), torch.tensor(y), centre
 
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # the order of the rows
     model = nn.slices((1, 16, 16, 16), 1, features=16, heads=2, backbone_options={"widths": [8, 16], "groups": 4})
     x, y, _ = made(256)
     optimizer = torch.optim.NAdam(model.parameters(), lr=3e-3)
@@ -143,7 +144,8 @@ def test_vertices_have_no_order_and_padding_no_say():
 
 def test_the_size_of_a_body_is_seen():
     model = nn.graphsage((4, 3), 1, width=16, edges=TETRAHEDRON.tolist())
-    x = 100 * torch.randn(1, 4, 3)
+    # a fixed body: of 1,000 random ones two have a logit that hardly moves
+    x = 100 * torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
     small, large = model(x), model(2 * x)
     assert float((large - small).detach().abs().max()) > 0.1 * float(small.detach().abs().max())
 

@@ -56,8 +56,13 @@ class Chromium:
                 break
             time.sleep(0.1)
         port = int(file.read_text().split()[0])
-        with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
-            tab = next(one for one in json.load(answer) if one["type"] == "page")
+        for _ in range(600):  # the port may be told before the first tab is there
+            with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
+                tabs = [one for one in json.load(answer) if one["type"] == "page"]
+            if tabs:
+                break
+            time.sleep(0.1)
+        tab = tabs[0]
         path = tab["webSocketDebuggerUrl"].split(f":{port}", 1)[1]
         connection = socket.create_connection(("127.0.0.1", port), timeout=60)
         key = base64.b64encode(os.urandom(16)).decode()

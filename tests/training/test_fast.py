@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from training_oracle import clip_and_sum, squared, unit_gradients
@@ -72,6 +72,8 @@ def test_random_nets_equal_torch_func_eager_and_traced(model, counts, seed, dtyp
     model = model.to(dtype)
     units, weights, clips, x, y = batch(counts, seed, dtype)
     want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
+    # where a unit's residual is near zero by chance, both sides are rounding: below 0.1 it may be 1e-6 / 1e-3 of it
+    assume(dtype == torch.float64 or norms.min() > 0.1)
     engine = ClippingEngine(model, FAST)
     assert isinstance(engine, FastClippingEngine)
     if traced:
@@ -94,6 +96,9 @@ def test_random_nets_equal_torch_func_eager_and_traced(model, counts, seed, dtyp
 @given(SIZES, st.integers(0, 10**6))
 def test_bfloat16_autocast_stays_inside_the_clip_and_near_float32(counts, seed):
     units, weights, clips, x, y = batch(counts, seed, torch.float32)
+    # outputs are below 5.2 (24 normalised values of norm sqrt(24), weights and bias below 24 ** -0.5), so no residual
+    # is near zero, where rounding to bfloat16 would be more than a tenth of it (1 in 100,000 entries with y alone)
+    y = y.abs() + 6
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(24, 3))
     _, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)

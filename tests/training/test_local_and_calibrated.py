@@ -142,7 +142,7 @@ def ece(p, y, bins=15):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_private_temperature_lowers_the_calibration_error_and_changes_no_ranking(seed):
     logits, y = overconfident(seed=seed)
-    found = fit_temperature(logits, y, np.arange(len(y)), epsilon=0.5, noise=OSNoise()).value
+    found = fit_temperature(logits, y, np.arange(len(y)), epsilon=0.5, noise=SeededNoise(seed)).value
     test, labels = overconfident(seed=seed + 100)
     before, after = (ece(1 / (1 + np.exp(-test / t)), labels) for t in (1.0, found))
     assert after < 0.5 * before and found in GRID

@@ -114,7 +114,9 @@ def test_noise_has_the_standard_deviation_of_the_plan_in_every_coordinate(noise)
     nobody = np.zeros(data.index.n_contributors, dtype=bool)
     model = nn.Linear(3, 1000)
     optimizer = Recorder(model.parameters())
-    fit(model, lambda out, y: out.square().mean(1), optimizer, plan, data, admitted=nobody, noise=noise)
+    # a fixed key: with a new one each time some bound below (4.4 to 5.4 standard errors) fails in one of 20,000 runs
+    settings = {"admitted": nobody, "noise": noise, "run_key": bytes(32)}
+    fit(model, lambda out, y: out.square().mean(1), optimizer, plan, data, **settings)
     noises = np.array(optimizer.seen) * plan.denominator / (0.8 * 2.5)
     assert noises.shape == (12, 4000)
     # 48,000 values: the standard error of the standard deviation is 0.3 per cent, of a mean 0.5 per cent.
@@ -379,4 +381,6 @@ def test_dp_adam_takes_the_noise_out_of_the_second_moment():
 
 
 def test_the_price_of_secure_noise_can_be_told_beforehand():
-    assert noise_seconds(1000, 10, noise="secure") > noise_seconds(1000, 10, noise="default") > 0
+    # the least of five: another process may take the CPU away within one measurement, hardly within each of five
+    secure, plain = (min(noise_seconds(1000, 10, noise=kind) for _ in range(5)) for kind in ("secure", "default"))
+    assert secure > plain > 0
