@@ -139,6 +139,21 @@ def multiplicity_section(m: Multiplicity | None) -> str:
             y_range=(0.0, 1.0),
         ),
     ]
+    if len(m.votes) > 1:
+        needed = [float(m.admitted - len(m.votes) + 1 + i) for i in range(len(m.votes))]
+        charts.append(
+            plot(
+                [
+                    Series("share of people who get an answer", needed, [_f(v) for v, _ in m.votes], "line"),
+                    Series("share of those answered rightly", needed, [_f(v) for _, v in m.votes], "line"),
+                ],
+                title="Coverage and accuracy of the ensemble",
+                note=f"At the right all {m.admitted} models have to agree.",
+                x_label="models that have to agree",
+                y_label="share",
+                y_range=(0.0, 1.0),
+            )
+        )
     if m.coverage_by_group:
         charts.append(
             dot_chart(

@@ -94,6 +94,9 @@ class Multiplicity(Figure):
         Share of rows with a self-consistency of at most 0.1, 0.2, ... 1.
     coverage, accuracy, residual : number
         Of the unanimous ensemble of the admitted models.
+    votes : list of (coverage, accuracy)
+        The same ensemble where a bare majority of its members, one more, ..., all have to agree; the last is `coverage`
+        and `accuracy`.
     coverage_by_group : dict
         Attribute and group to coverage.
     price : str
@@ -111,6 +114,7 @@ class Multiplicity(Figure):
     coverage: Number
     accuracy: Number
     residual: Number
+    votes: list[tuple[Number, Number]] = []
     coverage_by_group: dict[str, Number] = {}
     price: str = ""
 

@@ -387,7 +387,11 @@ def _multiplicity(
             for name, value in report.coverage_by_group.items()
             if people[name] >= MINIMUM  # as for all other figures of a group
         }
-    report = ensemble_report(said, rows.labels[test])
+    votes = [
+        ensemble_report(said, rows.labels[test], share=needed / len(said))
+        for needed in range(len(said) // 2 + 1, len(said) + 1)
+    ]
+    report = votes[-1]
     consistent = mult.self_consistency(said) if len(said) > 1 else np.ones(int(test.sum()))
     worst = max(private.classes, key=lambda c: c.epsilon)
     whole = compose([private.guarantee(worst)] * int(kept.sum())).epsilon(private.delta)
@@ -403,6 +407,7 @@ def _multiplicity(
         coverage=report.coverage,
         accuracy=report.accuracy,
         residual=report.residual_multiplicity,
+        votes=[(one.coverage, one.accuracy) for one in votes],
         coverage_by_group=by_group,
         price=f"Releasing all {int(kept.sum())} models would cost epsilon {whole:.2f} at delta {private.delta:g} "
         f"instead of {worst.epsilon:.2f}; an ensemble at the same total has to be trained with more noise each.",
