@@ -151,6 +151,7 @@ def multiplicity_section(m: Multiplicity | None) -> str:
                 note=f"At the right all {m.admitted} models have to agree.",
                 x_label="models that have to agree",
                 y_label="share",
+                x_range=(0.0, float(m.admitted)),
                 y_range=(0.0, 1.0),
             )
         )
