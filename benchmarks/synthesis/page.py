@@ -112,7 +112,7 @@ def main() -> None:
         steps = ("reading", "charging", "measuring", "fitting_drawing_writing")
         for row in sorted(map(json.loads, scale.read_text().splitlines()), key=lambda r: (r["way"], r["patients"])):
             minutes = [row["seconds"], *(row[f"seconds_{step}"] for step in steps), row["cpu_seconds"]]
-            shown = " | ".join(f"{seconds / 60:.1f}" for seconds in minutes)
+            shown = " | ".join("" if seconds is None else f"{seconds / 60:.1f}" for seconds in minutes)
             load = " to ".join(f"{value:g}" for value in row["load"])
             lines.append(
                 f"| {row['patients']:,} | {row['visits']:,} | {row['way']} | {shown} | {row['peak_mb']} | {load} |"

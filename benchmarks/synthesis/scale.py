@@ -118,8 +118,10 @@ def measure(folder: Path) -> dict[str, object]:
     at: dict[str, float] = {}
 
     def tell(name: str, share: float) -> None:
-        at.setdefault("first answer", time.perf_counter())
-        at["last answer"] = time.perf_counter()
+        if share > 0:
+            at.setdefault("first answer", time.perf_counter())
+        if share > 1 - 1e-6:
+            at.setdefault("last answer", time.perf_counter())
 
     def accept(lines: list[str]) -> None:
         at["read"] = time.perf_counter()
