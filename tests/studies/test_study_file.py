@@ -50,6 +50,20 @@ def test_values_out_of_range() -> None:
     assert "holdout" in wrong("holdout = 0.25", "holdout = 1.5")
 
 
+def test_nobody_set_aside_pays_more_than_they_agreed_to() -> None:
+    steps, levels = "steps = 30", 'steps = 30\nbudget = {column = "consent", levels = {basic = 0.4, full = 3.0}}'
+    assert steps in STUDY and "holdout = 0.25" in STUDY
+    chosen = STUDY.replace(steps, levels, 1)
+    parse_study(chosen.replace("holdout = 0.25", "holdout = 0.25\nmetrics = {epsilon = 0.4}", 1))
+    for old, new, says in (
+        ("holdout = 0.25", "holdout = 0.25\nmetrics = {epsilon = 0.5}", "metrics"),
+        ("[evaluation]", "[training]\ntemperature = {epsilon = 0.5}\n[evaluation]", "temperature"),
+    ):
+        with pytest.raises(InputError, match=r"agreed to 0\.4: buy it for 0\.4 or less") as caught:
+            parse_study(chosen.replace(old, new, 1))
+        assert says in str(caught.value)
+
+
 def test_not_toml() -> None:
     assert "not valid TOML" in wrong('"clinic"', "clinic")
 

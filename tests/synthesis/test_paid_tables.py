@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from wards import STUDY, run_ward, url_of, write_ward
+from wards import CONSENTS, STUDY, run_ward, url_of, write_ward
 
 from confide.errors import InputError
 from confide.evaluation.tables import CodedTable
@@ -15,6 +15,7 @@ from confide.ledger import Ledger
 from confide.mechanisms import SeededNoise
 from confide.release import Release, verify
 from confide.studies import state
+from confide.studies import synthesis_paid as synthetic_paid
 from confide.studies.synthesis_paid import PENALTY, Buyer, Logistic
 from confide.synthesis import Panel
 from confide.synthesis.coding import Coded
@@ -73,6 +74,33 @@ def test_removing_any_patient_set_aside_moves_the_histogram_by_at_most_one(seed,
         for (a, scale), (b, again) in zip(whole, part, strict=True):
             assert np.linalg.norm(a - b) <= 1 + 1e-9
             assert scale == again > 0
+
+
+def test_nobody_set_aside_pays_more_than_they_agreed_to():
+    paid = '[evaluation]\nholdout = 0.4\noutcome = "sex"\nmetrics = {epsilon = %s}\n'
+    parse_synthesis_study(CONSENTS + paid % "1.0")
+    with pytest.raises(InputError, match="some agreed to 1: give"):
+        parse_synthesis_study(CONSENTS + paid % "1.1")
+
+
+def test_accuracy_is_at_one_half_wherever_scores_are(monkeypatch):
+    """Scores of a rare outcome all lie far below one half, and accuracy at the nearest border is another figure."""
+    study = parse_synthesis_study(BOUGHT)
+    domain, n = study.domain(), 4_000
+    days = np.repeat(np.arange(10), n // 10)
+    rare = (np.tile(np.arange(n // 10), 10) < 5 * days).astype(np.int64)  # 0 to 11% of a day, 5.6% of all
+    panel = Panel.from_codes(domain, static=rare[:, None], visit=days[:, None], counts=np.ones(n, np.int64))
+    seen, real = [], synthetic_paid.paid_auroc
+
+    def watched(**given):
+        seen.append(given)
+        return real(**given)
+
+    monkeypatch.setattr(synthetic_paid, "paid_auroc", watched)
+    _, figures = bought(study, Coded(panel, np.array([f"p{i}" for i in range(n)]), None), panel)
+    assert 0.5 in seen[0]["edges"] and max(seen[0]["scores"]) < 0.2
+    accuracy = next(one for one in figures if one.metric == "accuracy")
+    assert accuracy.value == pytest.approx(0.944, abs=0.01)  # nobody is called positive
 
 
 def test_the_model_is_a_ridge_logistic_regression():

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 from synthesis_panels import dependent_panel, random_panel
-from wards import CONSENTS, open_books, run_ward, url_of, write_ward
+from wards import CONSENTS, STUDY, open_books, run_ward, url_of, write_ward
 
 from confide.cli import main
 from confide.errors import InputError, RunError
@@ -18,10 +18,11 @@ from confide.ledger import Ledger
 from confide.mechanisms import OSNoise
 from confide.release import Release
 from confide.studies import state
-from confide.studies.synthesis_run import load_synthesis
+from confide.studies.synthesis_run import generator_of, load_synthesis
 from confide.synthesis import FlatAIM, Meter, PatientUnit
 from confide.synthesis.coding import read_coded
 from confide.synthesis.journal import FileJournal
+from confide.synthesis.study import parse_synthesis_study
 
 
 class Killed(BaseException):
@@ -196,6 +197,8 @@ def test_shot_while_its_folder_is_made_a_run_has_not_begun(tmp_path, ready_ward)
 
 @pytest.mark.parametrize("name", ["commit", "forgetting"])
 def test_killed_after_its_release_was_written_a_run_makes_no_second_one(name, tmp_path, ready_ward, monkeypatch):
+    study = tmp_path / "study.toml"  # a name whose last letter the release folder does without
+    study.write_text(study.read_text().replace('name = "ward"', 'name = "ward_"'))
     with monkeypatch.context() as patch:
         if name == "commit":
             patch.setattr(Ledger, "commit", die)
@@ -209,6 +212,27 @@ def test_killed_after_its_release_was_written_a_run_makes_no_second_one(name, tm
     with Ledger.open(url_of(tmp_path)) as ledger:
         (record,) = ledger.reservations()
     assert (record.state, record.release_hash) == ("committed", outcome.release.digest)
+
+
+def test_a_run_that_can_be_resumed_keeps_its_lock_when_tables_on_their_way_are_swept(tmp_path):
+    made = state.RunState("ward-20260101T000000Z-abcdef", "", "00" * 32)
+    state.save(tmp_path, made)
+    (tmp_path / f".{made.name}.spool").mkdir()
+    (lock := tmp_path / f".{made.name}.lock").touch()
+    inode = lock.stat().st_ino
+    state._sweep(tmp_path)
+    assert not (tmp_path / f".{made.name}.spool").exists() and lock.stat().st_ino == inode
+
+
+def test_draws_that_are_published_do_not_lead_back_to_the_key_of_the_noise(tmp_path):
+    key = "5a" * 32
+    study = parse_synthesis_study(STUDY)
+    one, same, other = (generator_of(study, stream, key) for stream in (0, 0, 1))
+    seed = int(one.bit_generator.seed_seq.entropy)
+    assert seed.bit_length() > 200 and hex(seed)[2:].zfill(64) != key
+    assert one.random() == same.random() != other.random()
+    words = np.frombuffer(bytes.fromhex(key), np.uint32).tolist()
+    assert one.random() != np.random.default_rng([0, *words]).random(2)[1]
 
 
 def test_killed_while_its_folder_is_deleted_a_run_is_over(tmp_path, ready_ward, monkeypatch):

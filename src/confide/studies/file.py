@@ -324,6 +324,7 @@ class Study(_Section):
             raise ValueError("[training] snapshots and temperature are of one run: they do not go with [search]")
         if self.search is not None and self.training.neuraldp is not None:
             raise ValueError("[training] neuraldp has a price of its own in every run: it does not go with [search]")
+        self._within_levels()
         for name, group in self.evaluation.subgroups.items():
             column = group if isinstance(group, str) else group.column
             if column not in self.columns:
@@ -333,6 +334,22 @@ class Study(_Section):
                     + (f"; did you mean {close!r}?" if close else "; declare it under [columns] as an attribute")
                 )
         return self
+
+    def _within_levels(self) -> None:
+        """People set aside pay for a figure alike, whatever level they chose: nobody more than they agreed to."""
+        budget, counts = self.privacy.budget, self.public.entry_counts
+        if not isinstance(budget, BudgetColumn):
+            return
+        least, first = min(budget.levels.values()), counts.epsilon if isinstance(counts, Paid) else 0.0
+        paid = {"[evaluation] metrics": self.evaluation.metrics, "[training] temperature": self.training.temperature}
+        for name, one in paid.items():
+            if one is None or isinstance(one, str) or one.epsilon + first <= least:
+                continue
+            counted = " with the noisy entry counts" if first else ""
+            raise ValueError(
+                f"{name} costs people set aside epsilon {one.epsilon + first:g}{counted}, and some agreed to "
+                f"{least:g}: buy it for {max(least - first, 0):g} or less, or leave it out"
+            )
 
     @property
     def delta(self) -> float:

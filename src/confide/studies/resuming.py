@@ -59,7 +59,7 @@ def already_written(releases: Path, study_name: str, reservation: str | None, le
     """
     if reservation is None:
         return None
-    for folder in sorted(releases.glob(f"{study_name}-*")):
+    for folder in sorted(releases.glob(f"{study_name.rstrip('-._')}-*")):
         if not (folder / "certificate.json").is_file():
             continue
         release = Release.load(folder)

@@ -37,8 +37,9 @@ class RunState:
     plan_fingerprint, data_fingerprint : str
         What must not have changed on resume; the data fingerprint is keyed with `key`.
     key : str
-        Hexadecimal secret (32 bytes) of the data fingerprint and of the noise of paid figures, so that a resumed run
-        repeats that noise; it has no part in the coins and the noise of training.
+        Hexadecimal secret (32 bytes) of the data fingerprint, of the noise of paid figures and, through a hash, of the
+        draws of synthetic tables, so that a resumed run repeats them; it has no part in the coins and the noise of
+        training.
     reservation, histogram_reservation : str or None
         In the ledger.
     paid_histogram : dict or None
@@ -106,7 +107,8 @@ def _sweep(internal: Path) -> None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder)
-                os.unlink(lock)
+                if not run_folder(internal, folder.stem[1:]).exists():  # else somebody may be about to go on with it
+                    os.unlink(lock)
             finally:
                 os.close(handle)
 

@@ -109,7 +109,8 @@ class Buyer:
         model = Logistic.fit(made, names, np.isin(made.columns[outcome], positive))
         # borders from the synthetic table, so that scores are spread over the bins: public like the table
         inner = np.unique(np.quantile(model.scores(made), np.linspace(0, 1, BINS + 1)[1:-1]).round(6))
-        edges = np.concatenate([[0.0], inner[(inner > 0) & (inner < 1)], [1.0]])
+        # and 0.5, at which accuracy is asked for: at the nearest border it would be another figure
+        edges = np.unique([0.0, *inner[(inner > 0) & (inner < 1)], 0.5, 1.0])
         owners = held_out.ids[real.patient]
         unit: Literal["contributor", "entry"] = "contributor" if outcome in study.features(study.patients) else "entry"
         figures = paid_auroc(
@@ -122,7 +123,7 @@ class Buyer:
             noise=self._noise(),
             also=[],
             reserve=self._reserve,
-            edges=edges if len(edges) > 2 else 2,
+            edges=edges,
         )
         what = (
             f"what a logistic regression that was trained on the synthetic table says of {outcome} = {', '.join(words)}"

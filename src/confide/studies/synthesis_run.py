@@ -7,6 +7,7 @@ accepted; then the ledger charges everybody who takes part; only then is the fir
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import secrets
 from collections.abc import Callable, Mapping
@@ -417,10 +418,17 @@ def _meter(
 
 
 def generator_of(study: SynthesisStudy, stream: int, key: str) -> np.random.Generator:
-    """Return the generator of draws from released figures (by the run's hexadecimal key); not a source of privacy."""
+    """Return the generator of draws from released figures (by the run's hexadecimal key); not a source of privacy.
+
+    What is drawn is published, and this generator can be run backwards from enough of it. The same key makes the noise
+    of paid figures, so the draws get a secret of their own, from which there is no way back to the key.
+    """
     if study.privacy.seed is not None:
         return np.random.default_rng([study.privacy.seed, stream])
-    return np.random.default_rng([stream, *np.frombuffer(bytes.fromhex(key), dtype=np.uint32).tolist()])
+    message = b"confide/draws/1\x00" + stream.to_bytes(8, "big")
+    secret = hmac.new(bytes.fromhex(key), message, hashlib.sha256).digest()
+    seeds = np.random.SeedSequence(int.from_bytes(secret, "little"), pool_size=8)
+    return np.random.Generator(np.random.SFC64(seeds))
 
 
 def data_set_of(study: SynthesisStudy) -> str:

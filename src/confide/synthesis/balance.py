@@ -259,6 +259,8 @@ def balanced(
     goals += [Goal(v, None, "visit", cap, p) for v, p in visit_shares.items()]
     goals += [CentredGoal(block, centres, cap, table.ravel()) for block, (table, _) in pairs.items()]
     size = int(np.clip(MODEL_ROWS / max(visits, 1.0), LEAST_PATIENTS, MOST_PATIENTS))
+    width = sum(len(goal.shares) for goal in goals)
+    size = min(size, max(1, FEATURE_BYTES // (4 * max(width, 1) * MODEL_FACTOR)))
     small = size >= TIMES_AS_MANY * patients
     pool = inner.simulate(size * (MODEL_FACTOR if small else 1), rng, rules)
     means = tuple(goal.mean_rows(pool) for goal in goals)

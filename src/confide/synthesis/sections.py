@@ -132,7 +132,7 @@ class EvaluationSection(_Section):
     ----------
     holdout : float
         Share of patients set aside before anything is learnt, by a public coin: a hash of the patient's id and `split`.
-        They are not charged.
+        They are not charged for the tables, only for what `metrics` costs.
     split : str, optional
         Label of the coin; default the study's name. The same label gives the same split in every study.
     metrics : "internal" or PaidFigure

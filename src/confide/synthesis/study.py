@@ -173,6 +173,13 @@ class SynthesisStudy(_Section):
         self._known("outcome", self.evaluation.outcome)
         if self.evaluation.metrics != "internal" and self.evaluation.holdout == 0:
             raise ValueError("[evaluation] metrics are paid for by patients set aside: give holdout, for example 0.2")
+        if self.evaluation.metrics != "internal" and self.privacy.budget != "equal":
+            least, price = min(self.privacy.budget.levels.values()), self.evaluation.metrics.epsilon
+            if price > least:
+                raise ValueError(
+                    f"[evaluation] metrics cost every patient set aside epsilon {price:g}, and "
+                    f"some agreed to {least:g}: give metrics = {{epsilon = {least:g}}} or less"
+                )
         if self.evaluation.metrics != "internal" and (self.evaluation.outcome or self.method.target) is None:
             raise ValueError('[evaluation] metrics need an outcome that models predict: outcome = "COLUMN"')
         for group in self.evaluation.subgroups:
