@@ -1,8 +1,9 @@
 """Does a linear model on fixed public features reach the best published accuracies on MNIST and Fashion-MNIST?
 
 The recipe was chosen on the last 5,000 training images, which no guarantee covers: noise, steps, learning rate and
-clipping norm at epsilon 3; at 1 and 8 noise and rate were scaled and tried once on MNIST, on Fashion-MNIST not at all. The features are centred at their private mean, which costs next to nothing and lets far
-larger steps be taken: without it one direction, the mean itself, decides how large a step may be.
+clipping norm at epsilon 3; at 1 and 8 noise and rate were scaled and tried once on MNIST, on Fashion-MNIST not at all.
+The features are centred at their private mean, which costs next to nothing and lets far larger steps be taken: without
+it one direction, the mean itself, decides how large a step may be.
 """
 
 from __future__ import annotations
@@ -195,8 +196,8 @@ STUDY = GalleryStudy(
     paper='Tramer and Boneh, "Differentially private learning needs better features (or much more data)", ICLR 2021',
     claim="A linear model on scattering coefficients, trained privately, is as accurate as the best networks trained "
     "privately from scratch.",
-    criterion="Mean test accuracy of the runs (3; 2 at the size cpu) at or above the best published one known to us at epsilon 1, 3 and 8, "
-    "delta 1e-5, wherever there is one, on every set given; at some of them, in part.",
+    criterion="Mean test accuracy of the runs (3; 2 at the size cpu) at or above the best published one known to us at "
+    "epsilon 1, 3 and 8, delta 1e-5, wherever there is one, on every set given; at some of them, in part.",
     data="MNIST and Fashion-MNIST, published splits, delta 1e-5 per image; neither brings ids of people. The features "
     "are centred at a private mean, paid for out of the same epsilon. The recipe was chosen on the last 5,000 training "
     "images (at epsilon 3; scaled for 1 and 8), which no guarantee covers",
