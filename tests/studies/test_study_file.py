@@ -62,6 +62,9 @@ def test_nobody_set_aside_pays_more_than_they_agreed_to() -> None:
         with pytest.raises(InputError, match=r"agreed to 0\.4: buy it for 0\.4 or less") as caught:
             parse_study(chosen.replace(old, new, 1))
         assert says in str(caught.value)
+    bought = chosen.replace("max_entries = 5", "max_entries = 5\nentry_counts = {epsilon = 0.1}", 1)
+    with pytest.raises(InputError, match="beside the level that they agreed to"):
+        parse_study(bought)
 
 
 def test_not_toml() -> None:

@@ -336,19 +336,23 @@ class Study(_Section):
         return self
 
     def _within_levels(self) -> None:
-        """People set aside pay for a figure alike, whatever level they chose: nobody more than they agreed to."""
-        budget, counts = self.privacy.budget, self.public.entry_counts
+        """What is bought is charged to all alike, whatever level they chose: nobody pays more than they agreed to."""
+        budget = self.privacy.budget
         if not isinstance(budget, BudgetColumn):
             return
-        least, first = min(budget.levels.values()), counts.epsilon if isinstance(counts, Paid) else 0.0
+        if isinstance(self.public.entry_counts, Paid):
+            raise ValueError(
+                "a noisy histogram of entry counts is charged to everybody beside the level that they agreed to: with "
+                "consent levels, declare public entry_counts or none"
+            )
+        least = min(budget.levels.values())
         paid = {"[evaluation] metrics": self.evaluation.metrics, "[training] temperature": self.training.temperature}
         for name, one in paid.items():
-            if one is None or isinstance(one, str) or one.epsilon + first <= least:
+            if one is None or isinstance(one, str) or one.epsilon <= least:
                 continue
-            counted = " with the noisy entry counts" if first else ""
             raise ValueError(
-                f"{name} costs people set aside epsilon {one.epsilon + first:g}{counted}, and some agreed to "
-                f"{least:g}: buy it for {max(least - first, 0):g} or less, or leave it out"
+                f"{name} costs people set aside epsilon {one.epsilon:g}, and some agreed to {least:g}: buy it for "
+                f"{least:g} or less, or leave it out"
             )
 
     @property
