@@ -20,7 +20,8 @@ from confide.training.methods import (
 from confide.training.noise import noise_seconds
 from confide.training.optimizers import DPAdam, make_optimizer
 from confide.training.result import TrainingResult
-from confide.training.run import PrivateRun, fit
+from confide.training.run import PrivateRun
+from confide.training.whole_run import fit
 
 __all__ = [
     "SGLD",

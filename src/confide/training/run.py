@@ -478,30 +478,3 @@ class PrivateRun:
             self._clips.place()
         self.testing_only = self.testing_only or bool(state["testing_only"])
         return keys
-
-
-def fit(
-    model: nn.Module,
-    loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    plan: Plan,
-    dataset: ContributorDataset,
-    **settings: Any,
-) -> TrainingResult:
-    """Train a model under a plan and return it with its internal figures.
-
-    Parameters
-    ----------
-    model, loss, optimizer, plan, dataset, **settings
-        See `PrivateRun`.
-
-    Returns
-    -------
-    TrainingResult
-    """
-    run = PrivateRun(model, loss, optimizer, plan, dataset, **settings)
-    devices = [torch.cuda.current_device()] if run._device.type == "cuda" else []
-    with torch.random.fork_rng(devices):  # the caller's random numbers go on as if nothing had happened
-        for batch in run:
-            run.take(batch)
-    return run.result()
