@@ -75,6 +75,10 @@ survival = {time = "futime", event = "died", is = [1], covariates = ["sex", "sta
 """
 
 
+# One synthesis and one evaluation, most of a minute, stand behind these tests.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clinic")
@@ -182,7 +186,6 @@ def test_the_command_prints_the_figures(clinic, capsys):
     assert "2-way total variation" in said and "Membership game: needs" in said and "must not leave" in said
 
 
-@pytest.mark.slow
 def test_without_patients_set_aside_it_says_what_is_missing(clinic, tmp_path):
     folder, _ = clinic
     for file in ("patients.csv", "visits.csv"):
@@ -197,7 +200,6 @@ def test_without_patients_set_aside_it_says_what_is_missing(clinic, tmp_path):
     assert found.utility == [] and all(d.floor is None for d in found.fidelity)
 
 
-@pytest.mark.slow
 def test_the_game_shows_a_mechanism_without_enough_noise():
     domain = Domain(static=(Column("a", 2), Column("b", 3)), visit=(Column("s", 3),), max_visits=5)
     rng = np.random.default_rng(0)

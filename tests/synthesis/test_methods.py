@@ -143,8 +143,8 @@ def test_codes_outside_the_domain_are_refused():
         Panel.from_codes(domain, static=[[1], [0]], visit=[[0]], counts=[1, 1]).static.sum()
 
 
-@pytest.mark.parametrize("estimand", ["visit", "patient"])
-@pytest.mark.parametrize("epsilon", [0.05, 1.0])
+@pytest.mark.parametrize("estimand", ["visit", pytest.param("patient", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("epsilon", [0.05, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_few_patients_and_patients_without_visits_work(estimand, epsilon):
     domain = Domain((Column("a", 2),), (Column("t", 3, ordinal=True), Column("v", 2)), max_visits=30, time="t")
     for counts in ([0, 0, 0], [0, 1, 0], [30]):
