@@ -63,6 +63,16 @@ def batch(counts, seed, dtype):
     return units, weights, clips, torch.randn(len(units), 4, 6, dtype=dtype), torch.randn(len(units), dtype=dtype)
 
 
+def equals_torch_func(model, x, y, units, weights, clips):
+    """Norms and clipped sum of a float64 model are those of torch.func, unit by unit."""
+    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
+    engine = ClippingEngine(model, FAST)
+    total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
+    np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
+    for a, b in zip(total.gradients, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
 SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=5)
 
 
@@ -211,12 +221,7 @@ def test_many_filters_one_unit_at_a_time_equal_torch_func(counts):
         nn.Conv1d(4, 64, 3, padding=1), nn.ReLU(), nn.Conv1d(64, 66, 3, stride=2, dilation=2, padding=1), nn.Flatten(),
         nn.Linear(132, 2),
     ).double()  # fmt: skip
-    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
-    engine = ClippingEngine(model, FAST)
-    total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
-    np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
-    for a, b in zip(total.gradients, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    equals_torch_func(model, x, y, units, weights, clips)
 
 
 @pytest.mark.parametrize("least", [0, 10**9])
@@ -225,12 +230,7 @@ def test_sequences_of_ragged_units_equal_torch_func(least, monkeypatch):
     units, weights, clips, _, y = batch([1, 3, 2, 1], 4, torch.float64)
     x = torch.randn(len(units), 50, 4, dtype=torch.float64)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 5), nn.Flatten(), nn.Linear(250, 2)).double()
-    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
-    engine = ClippingEngine(model, FAST)
-    total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
-    np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
-    for a, b in zip(total.gradients, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    equals_torch_func(model, x, y, units, weights, clips)
 
 
 @pytest.mark.parametrize("few", [0, 10**9])
@@ -239,12 +239,7 @@ def test_rows_of_ragged_units_equal_torch_func(few, monkeypatch):
     units, weights, clips, _, y = batch([1, 3, 2, 1], 5, torch.float64)
     x = torch.randn(len(units), 40, dtype=torch.float64)
     model = nn.Sequential(nn.Linear(40, 50), nn.Tanh(), nn.Linear(50, 2)).double()
-    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
-    engine = ClippingEngine(model, FAST)
-    total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
-    np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
-    for a, b in zip(total.gradients, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    equals_torch_func(model, x, y, units, weights, clips)
 
 
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -261,14 +256,9 @@ def test_images_with_channels_last_equal_torch_func(counts, kernel, stride, padd
     ).double()  # fmt: skip
     model(x)
     model = model.to(memory_format=torch.channels_last)
-    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips)
     with pytest.MonkeyPatch.context() as patch:  # windows as a matrix never, as measured, always
         patch.setattr(kernels, "COLUMNS", data.draw(st.sampled_from([0, kernels.COLUMNS, 10**9])))
-        engine = ClippingEngine(model, FAST)
-        total = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
-    np.testing.assert_allclose(total.norms, norms, rtol=1e-9)
-    for a, b in zip(total.gradients, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+        equals_torch_func(model, x, y, units, weights, clips)
 
 
 def test_sums_stay_as_they_are_when_a_step_takes_several_batches():
