@@ -13,6 +13,7 @@ from confide.cli import main
 from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.release import verify
+from confide.studies import evaluate_model
 from confide.studies.file import parse_study
 
 
@@ -29,6 +30,7 @@ CHOICES = {
     "banded": ('correlation = "banded(5)"', ""),
     "banded and quantile": ('correlation = "banded(5)"\nclip_quantile = {quantile = 0.7, share = 0.05}', ""),
     "snapshots": ("", "snapshots = 4"),
+    "ensemble": ("", "ensemble = 3"),
     "temperature": ("", "temperature = {epsilon = 0.5, share = 0.3}"),
 }
 
@@ -49,7 +51,7 @@ def test_a_method_is_one_line_and_its_release_verifies_and_predicts(clinic: Clin
         assert all(part.steps == 6 for one in release.certificate.classes for part in one.parts)
     if training:
         chosen = {fact.what: fact.value for fact in release.certificate.assumed_public}["methods of training"]
-        assert set(chosen) <= {"clipping", "averaging", "sharpness", "snapshots", "temperature"}
+        assert set(chosen) <= {"clipping", "averaging", "sharpness", "snapshots", "ensemble", "temperature"}
 
 
 def test_a_plain_study_has_neither_keys_nor_facts_of_methods(clinic: Clinic) -> None:
@@ -82,6 +84,9 @@ def test_a_temperature_is_charged_to_people_who_do_not_train(clinic: Clinic) -> 
         ("", 'clipping = "automatik"', "clipping"),
         ("", 'recipe = "de-2022"\naugmentation = {views = 2, transform = "nowhere:change"}', "cannot import"),
         ("", "augmentaton = 4", "did you mean 'augmentation'"),
+        ("", "ensemble = 1", "2"),
+        ("", "ensemble = 31", "at least one step"),
+        ("", "ensemble = 3\nsnapshots = 3", "one of the two"),
         ("clip_quantile = 1.5", "", "between 0 and 1|less than 1|below 1"),
     ],
 )
@@ -106,6 +111,48 @@ def test_langevin_steps_take_the_public_number_of_records(clinic: Clinic) -> Non
     with pytest.raises(InputError, match="learning rate of at most"):
         clinic.run()
     assert clinic.spent() == before
+
+
+def test_an_ensemble_leaves_for_the_price_of_one_run_and_defers_where_members_disagree(clinic: Clinic) -> None:
+    plain = clinic.run().release.certificate
+    write(clinic, "", "ensemble = {members = 5, agree = 1.0}")
+    text = clinic.study.read_text().replace("holdout = 0.25", 'holdout = 0.5\nsubgroups = {sex = "sex"}')
+    clinic.study.write_text(text)
+    release = clinic.run().release
+    assert [c.epsilon for c in release.certificate.classes] == [c.epsilon for c in plain.classes]
+    frame = pl.DataFrame({"pressure": [60.0 + 8 * i for i in range(20)], "sex": ["f", "m"] * 10})
+    found = confide.load(release.path).predict(frame)
+    assert found.columns == ["probability", "answer", "votes"]
+    for answer, votes in found.select("answer", "votes").iter_rows():
+        assert 3 <= votes <= 5 and (answer in ("yes", "no")) == (votes == 5) and (answer == "deferred") == (votes < 5)
+    figures = evaluate_model(release.path, members=2).figures
+    shown = figures.multiplicity
+    assert shown is not None and shown.released and shown.models == shown.admitted == 5
+    assert "for all of them together" in shown.price and "own members" in " ".join(figures.group_notes)
+    assert set(shown.coverage_by_group) == {"sex: f", "sex: m"}
+    each = pl.read_csv(release.internal / "arbitrariness.csv")
+    assert each["contributor"].is_unique().all() and ((each["votes_yes"] >= 0) & (each["votes_yes"] <= 5)).all()
+    unanimous = each["votes_yes"].is_in([0, 5])
+    assert (each["self_consistency"] == 1).to_list() == unanimous.to_list()
+    assert shown.coverage == pytest.approx(unanimous.mean())
+
+
+def test_models_of_other_noise_are_trained_as_the_release_was(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by plain steps: a learning rate that suits normalised gradients is another one without them."""
+    from confide import training
+
+    write(clinic, "", 'clipping = "normalised"\nsnapshots = 3')
+    release = clinic.run().release
+    seen = []
+    real = training.PrivateRun
+
+    def spy(*args, methods=None, **settings):
+        seen.append(methods)
+        return real(*args, methods=methods, **settings)
+
+    monkeypatch.setattr(training, "PrivateRun", spy)
+    evaluate_model(release.path, members=1, budgets=(1.0,))
+    assert len(seen) == 2 and all(m.clipping.normalise and m.snapshots.keep == 3 for m in seen)
 
 
 def test_a_recipe_is_its_parts_and_parts_override_it() -> None:

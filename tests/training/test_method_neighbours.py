@@ -25,6 +25,7 @@ from confide.training import (
     Clipping,
     ContributorDataset,
     EngineOptions,
+    Ensemble,
     Methods,
     PreviousDirection,
     PrivateRun,
@@ -104,6 +105,7 @@ METHODS = {
     "bias-aware": Methods(sharpness=BiasAware(0.1, 0.05)),
     "bias-aware views": Methods(sharpness=BiasAware(0.2, 0.05), augmentation=Augmentation(2, jitter, 3)),
     "kept": Methods(averaging=Averaging(0.9), snapshots=Snapshots(3)),
+    "ensemble": Methods(ensemble=Ensemble(3)),
 }
 
 
@@ -225,6 +227,7 @@ class Stop(Exception):
         (Methods(sharpness=BiasAware()), {"correlation": "banded(3)"}, "sgd"),
         (Methods(), {"correlation": "blt(3)"}, "dp-adam"),
         (Methods(), {}, "sgld"),
+        (Methods(ensemble=Ensemble(2), averaging=Averaging(0.8)), {}, "dp-adam"),
     ],
 )  # fmt: skip
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, methods, extra, optimizer):

@@ -64,9 +64,12 @@ def _model(
     if found.figures.multiplicity is not None:
         m = found.figures.multiplicity
         alike = "cannot be told apart" if m.compared else "are kept, with nothing to compare them by"
+        begun = f"{m.admitted} of {m.models} models {alike}"
+        if m.released:
+            begun = f"an ensemble of {m.models} members"
         console.print(
-            f"{m.admitted} of {m.models} models {alike}; two of them contradict each other on "
-            f"{100 * (m.disagreement or 0):.1f}% of the rows, all agree on {100 * (m.coverage or 0):.1f}%.",
+            f"{begun}; two of them contradict each other on "
+            f"{100 * (m.disagreement or 0):.1f}% of the rows, enough agree on {100 * (m.coverage or 0):.1f}%.",
             highlight=False,
         )
     console.print(f"internal report  {found.report}", highlight=False, soft_wrap=True)

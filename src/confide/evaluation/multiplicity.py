@@ -123,7 +123,7 @@ def conflict_by_size(decisions: ArrayLike) -> Floats:
     Ambiguity and conflict grow with the number of models, so a figure without m says nothing; this curve has them all.
     """
     d = _votes(decisions)
-    return np.array([1.0 - _unanimous(d, m).mean() for m in range(1, d.shape[0] + 1)])
+    return np.array([max(0.0, 1.0 - _unanimous(d, m).mean()) for m in range(1, d.shape[0] + 1)])
 
 
 def rashomon_capacity(probabilities: ArrayLike, *, iterations: int = 1000, tolerance: float = 1e-9) -> Floats:

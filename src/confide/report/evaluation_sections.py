@@ -97,17 +97,30 @@ def multiplicity_section(m: Multiplicity | None) -> str:
         if m.compared
         else "all are kept, as people of one class alone left no AUROC to compare them by."
     )
-    text = paragraph(
-        f"{m.models} models were trained under the same plan with other noise; {told} Where they contradict one "
-        "another, what a person is told depends on chance."
-    )
+    begun = f"{m.models} models were trained under the same plan with other noise; {told}"
+    if m.released:
+        begun = f"This release is an ensemble of {m.models} members of one run."
+    text = paragraph(f"{begun} Where they contradict one another, what a person is told depends on chance.")
+    first = "the first member" if m.released else "the release"
     table = Table(
         [Column("figure", "left"), Column("value"), Column("what it means", "left")],
         [
-            ["ambiguity", percent(_f(m.ambiguity)), "some model says otherwise than the release"],
-            ["discrepancy", percent(_f(m.discrepancy)), "the model that differs most from the release"],
+            ["ambiguity", percent(_f(m.ambiguity)), f"some model says otherwise than {first}"],
+            ["discrepancy", percent(_f(m.discrepancy)), f"the model that differs most from {first}"],
             ["disagreement", percent(_f(m.disagreement)), "two models drawn at random contradict each other"],
-            ["coverage", percent(_f(m.coverage)), "all models agree, so that their ensemble answers"],
+            *(
+                [
+                    [
+                        "Rashomon capacity",
+                        f"{number(m.capacity)} bits",
+                        f"mean; above {number(m.capacity_high)} for 5 in 100 (0: all probabilities alike, 1: certain "
+                        "contradiction)",
+                    ]
+                ]
+                if m.capacity is not None
+                else []
+            ),
+            ["coverage", percent(_f(m.coverage)), "enough models agree, so that their ensemble answers"],
             ["selective accuracy", percent(_f(m.accuracy)), "of what the ensemble answers"],
             ["residual multiplicity", percent(_f(m.residual)), "two such ensembles would contradict each other"],
         ],
@@ -160,11 +173,12 @@ def multiplicity_section(m: Multiplicity | None) -> str:
             dot_chart(
                 [DotRow(name, value) for name, value in m.coverage_by_group.items()],
                 title="Who gets an answer from the ensemble",
-                x_label="share of the group on which all models agree",
+                x_label="share of the group on which enough models agree",
                 x_range=(0.0, 1.0),
             )
         )
-    return text + table + beside(charts) + (paragraph(m.price) if m.price else "")
+    who = paragraph("Votes and self-consistency of each person: arbitrariness.csv beside this page.") if m.each else ""
+    return text + table + beside(charts) + (paragraph(m.price) if m.price else "") + who
 
 
 def budgets_section(f: InternalFigures) -> str:

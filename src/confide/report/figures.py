@@ -86,29 +86,37 @@ class Multiplicity(Figure):
         Trained under the same plan with other noise, and those that validation cannot tell apart.
     compared : bool
         False where validation people of one class alone left nothing to compare by: all are admitted.
+    released : bool
+        True where the models are the members of the released ensemble.
     ambiguity, discrepancy, disagreement : number
         Shares of held-out rows.
+    capacity, capacity_high : number
+        Rashomon capacity in bits: mean over rows, and the value that 5 in 100 exceed.
     conflict : list of number
         Expected share of rows in conflict for 1, 2, ... models.
     consistency : list of number
         Share of rows with a self-consistency of at most 0.1, 0.2, ... 1.
     coverage, accuracy, residual : number
-        Of the unanimous ensemble of the admitted models.
+        Of the unanimous ensemble of the admitted models, or of the released one by its own rule.
     votes : list of (coverage, accuracy)
-        The same ensemble where a bare majority of its members, one more, ..., all have to agree; the last is `coverage`
-        and `accuracy`.
+        The same ensemble where a bare majority of its members, one more, ..., all have to agree.
     coverage_by_group : dict
         Attribute and group to coverage.
     price : str
         What releasing such an ensemble would cost.
+    each : bool
+        Whether the figures of each person lie beside the page.
     """
 
     models: int
     admitted: int
     compared: bool = True
+    released: bool = False
     ambiguity: Number
     discrepancy: Number
     disagreement: Number
+    capacity: Number = None
+    capacity_high: Number = None
     conflict: list[Number]
     consistency: list[Number]
     coverage: Number
@@ -117,6 +125,7 @@ class Multiplicity(Figure):
     votes: list[tuple[Number, Number]] = []
     coverage_by_group: dict[str, Number] = {}
     price: str = ""
+    each: bool = False
 
 
 class Event(Figure):

@@ -17,15 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from confide._files import write_atomic
-from confide.accounting import compose
 from confide.contributors import holdout_mask
 from confide.errors import ConfideError, InputError
 from confide.evaluation import (
     GroupRule,
-    admitted,
     auroc,
     ece,
-    ensemble_report,
     evaluate,
     fairness,
     gap_correlation,
@@ -36,15 +33,15 @@ from confide.evaluation import (
     selective_curve,
     youden_threshold,
 )
-from confide.evaluation import multiplicity as mult
-from confide.evaluation.fairness import MINIMUM
 from confide.planning import Plan, plan
 from confide.release import Release
 from confide.report import InternalFigures, internal_report
-from confide.report.figures import Curve, GroupFigure, Measured, Multiplicity, Reliability
+from confide.report.figures import Curve, GroupFigure, Measured, Reliability
+from confide.studies.evaluate_multiplicity import FILE, Rows, measure_multiplicity
 from confide.studies.file import Study, Subgroups, load_study, parse_study
 from confide.studies.measure import fit_plainly, fit_with
-from confide.studies.models import build_model, probabilities
+from confide.studies.models import build_model, fixed_features, probabilities
+from confide.studies.predict import each_member
 from confide.studies.prepare import (
     Prepared,
     declared_counts,
@@ -54,6 +51,7 @@ from confide.studies.prepare import (
     prepare,
     schema_of,
 )
+from confide.studies.search import WINNER_FILE, winner_study
 from confide.studies.slice_weights import slice_curves
 
 F64 = npt.NDArray[np.float64]
@@ -68,25 +66,6 @@ class Evaluated:
     figures: InternalFigures
     report: Path
     data: Path
-
-
-@dataclass
-class _Rows:
-    """Held-out rows in the unit of the study: entries, or one row a contributor."""
-
-    labels: npt.NDArray[np.int64]
-    owners: npt.NDArray[np.int64]
-    entry_labels: npt.NDArray[np.int64]
-    of_entry: npt.NDArray[np.int64]
-    unit: Any
-    validation: npt.NDArray[np.bool_]
-    validation_entries: npt.NDArray[np.bool_]
-
-    def scores(self, by_entry: F64) -> F64:
-        if self.unit == "entry":
-            return by_entry
-        dummy = np.zeros(by_entry.shape, dtype=np.int64)
-        return per_contributor(dummy, by_entry, self.of_entry)[1]
 
 
 def evaluate_model(
@@ -107,7 +86,8 @@ def evaluate_model(
     study : path, optional
         The study file; default: the copy in the internal folder, with the data where they were.
     members : int
-        Models to train under the same plan with other noise, to see what depends on the noise (0: leave that out).
+        Models to train under the same plan with other noise, to see what depends on the noise (0: leave that out). A
+        release that is an ensemble shows its own members instead.
     budgets : sequence of float
         Epsilons at which to train a model each, for the picture of privacy against utility.
     watcher : Watcher, optional
@@ -134,6 +114,8 @@ def evaluate_model(
         )
     figures = InternalFigures.model_validate_json(file.read_text(encoding="utf-8"))
     declared, base = _study(internal, study, figures)
+    if declared.search is not None:
+        declared = winner_study(declared, loaded.file(WINNER_FILE))
     prepared = prepare(declared, base=base, holdout_key=holdout_key(declared, None))
     if prepared.held_out_index is None or prepared.table.labels is None:
         raise InputError(
@@ -148,9 +130,10 @@ def evaluate_model(
             expected="a label with `positive` classes",
         )
     rows = _rows(declared, prepared)
-    held_features = prepared.table.features[prepared.held_out]
+    prepared.features = fixed_features(declared, prepared.table.features, outputs=outputs, base=base)
+    held = prepared.inputs[prepared.held_out]
     released = load(release, base=base).model
-    of_release = np.asarray(probabilities(released, held_features, outputs=outputs), dtype=np.float64)
+    of_release = np.asarray(probabilities(released, held, outputs=outputs), dtype=np.float64)
     private = Plan.from_dict(loaded.certificate.plan)
 
     made: dict[str, Any] = {"this release": released}
@@ -161,8 +144,8 @@ def evaluate_model(
             fit_plainly(declared, prepared, model, outputs, watcher)
             made[how] = model
         else:
-            fit_with(declared, prepared, under, model, outputs, watcher, device, what=how)
-        return np.asarray(probabilities(model, held_features, outputs=outputs), dtype=np.float64)
+            model = fit_with(declared, prepared, under, model, outputs, watcher, device, what=how, base=base)
+        return np.asarray(probabilities(model, held, outputs=outputs), dtype=np.float64)
 
     plain = train("non-private", None)
     threshold, chosen = _threshold(declared, rows, of_release)
@@ -170,17 +153,37 @@ def evaluate_model(
     groups, notes = _groups(declared, prepared, rows, {"this release": of_release, "non-private": plain}, threshold)
     found["groups"], found["group_notes"] = groups, [chosen, *_one_class(rows), *notes]
     shown = ~rows.validation_entries
-    found["slices"] = slice_curves(made, held_features[shown], rows.entry_labels[shown])
-    if members:
+    found["slices"] = slice_curves(made, held[shown], rows.entry_labels[shown])
+    voters, compared = declared.training.voters, []
+    if voters is not None:
+        compared = list(each_member(released, held, outputs=outputs))
+        if members:
+            found["group_notes"].append("This release is an ensemble: its own members are compared, no others.")
+    elif members:
         others = [train(f"model {i + 1} of {members} with other noise", private) for i in range(members)]
-        found["multiplicity"] = _multiplicity(declared, prepared, rows, [of_release, *others], threshold, private)
+        compared = [of_release, *others]
+    each = None
+    if compared:
+        found["multiplicity"], each = measure_multiplicity(
+            rows,
+            compared,
+            threshold,
+            private,
+            {attribute: member for attribute, (member, _) in _members_of(declared, prepared).items()},
+            prepared.held_out_index.ids.tolist(),
+            agree=None if voters is None else voters.agree,
+        )
     if budgets:
         found["budgets"] = _budgets(declared, rows, base, budgets, train, plain)
     update = {**found, "metrics": [*figures.metrics, *_calibration_metrics(rows, of_release, plain, figures)]}
     figures = figures.model_copy(update=update)
     write_atomic(internal / "report.html", internal_report(figures))
     write_atomic(file, figures.to_json())
-    for path in (internal / "report.html", file):
+    written = [internal / "report.html", file]
+    if each is not None:
+        written.append(internal / FILE)
+        write_atomic(internal / FILE, each.write_csv())
+    for path in written:
         path.chmod(0o600)
     return Evaluated(figures, internal / "report.html", file)
 
@@ -192,7 +195,7 @@ def _study(internal: Path, given: str | Path | None, figures: InternalFigures) -
     return parse_study(copy.read_text(encoding="utf-8"), where=str(copy)), Path(figures.extra.get("base", "."))
 
 
-def _rows(study: Study, prepared: Prepared) -> _Rows:
+def _rows(study: Study, prepared: Prepared) -> Rows:
     index = prepared.held_out_index
     assert index is not None
     assert prepared.table.labels is not None
@@ -203,12 +206,12 @@ def _rows(study: Study, prepared: Prepared) -> _Rows:
     people = holdout_mask(index, share, own) if share > 0 else np.zeros(index.n_contributors, dtype=bool)
     if study.evaluation.unit == "contributor":
         y, _ = per_contributor(labels, labels.astype(np.float64), index.of_entry)
-        return _Rows(y, np.arange(y.size), labels, index.of_entry, "contributor", people, people[index.of_entry])
+        return Rows(y, np.arange(y.size), labels, index.of_entry, "contributor", people, people[index.of_entry])
     of_entry = index.of_entry
-    return _Rows(labels, of_entry, labels, of_entry, "entry", people[of_entry], people[of_entry])
+    return Rows(labels, of_entry, labels, of_entry, "entry", people[of_entry], people[of_entry])
 
 
-def _threshold(study: Study, rows: _Rows, by_entry: F64) -> tuple[float, str]:
+def _threshold(study: Study, rows: Rows, by_entry: F64) -> tuple[float, str]:
     """Return the threshold and a sentence about where it comes from."""
     if not rows.validation.any():
         return study.evaluation.threshold, f"Threshold {study.evaluation.threshold:g}, declared in the study file."
@@ -225,7 +228,7 @@ def _threshold(study: Study, rows: _Rows, by_entry: F64) -> tuple[float, str]:
     )
 
 
-def _one_class(rows: _Rows) -> list[str]:
+def _one_class(rows: Rows) -> list[str]:
     """Say that figures of two classes are undefined where the people who were held out are all of one."""
     test = ~rows.validation
     if len(np.unique(rows.labels[test])) > 1:
@@ -237,7 +240,7 @@ def _one_class(rows: _Rows) -> list[str]:
     ]
 
 
-def _calibration(rows: _Rows, models: dict[str, F64]) -> dict[str, Any]:
+def _calibration(rows: Rows, models: dict[str, F64]) -> dict[str, Any]:
     test = ~rows.validation
     curves, bins = [], []
     for name, by_entry in models.items():
@@ -252,7 +255,7 @@ def _calibration(rows: _Rows, models: dict[str, F64]) -> dict[str, Any]:
     return {"selective": curves, "calibration": bins}
 
 
-def _calibration_metrics(rows: _Rows, of_release: F64, plain: F64, figures: InternalFigures) -> list[Measured]:
+def _calibration_metrics(rows: Rows, of_release: F64, plain: F64, figures: InternalFigures) -> list[Measured]:
     """ECE beside its value by chance, and the likelihood; measured once, however often this is run."""
     known = {(m.model, m.metric) for m in figures.metrics}
     test = ~rows.validation_entries
@@ -293,7 +296,7 @@ def _rule(study: Study, declared: str | Subgroups) -> tuple[GroupRule, tuple[str
     return rule, None if categories is None else rule.names(categories)
 
 
-def _members_of(study: Study, prepared: Prepared, rows: _Rows) -> dict[str, tuple[npt.NDArray[np.str_], Any]]:
+def _members_of(study: Study, prepared: Prepared) -> dict[str, tuple[npt.NDArray[np.str_], Any]]:
     """Attribute -> (group of each held-out entry, declared groups)."""
     out = {}
     for attribute, declared in study.evaluation.subgroups.items():
@@ -306,7 +309,7 @@ def _members_of(study: Study, prepared: Prepared, rows: _Rows) -> dict[str, tupl
 
 
 def _groups(
-    study: Study, prepared: Prepared, rows: _Rows, models: dict[str, F64], threshold: float
+    study: Study, prepared: Prepared, rows: Rows, models: dict[str, F64], threshold: float
 ) -> tuple[list[GroupFigure], list[str]]:
     index = prepared.held_out_index
     assert index is not None
@@ -317,7 +320,7 @@ def _groups(
     labels = prepared.table.labels[prepared.held_out]
     if not study.evaluation.subgroups:
         notes.append('No subgroups are declared; [evaluation] subgroups = {sex = "sex"} names a column.')
-    for attribute, (member, names) in _members_of(study, prepared, rows).items():
+    for attribute, (member, names) in _members_of(study, prepared).items():
         by_model = {}
         for name, by_entry in models.items():
             by_model[name] = fairness(
@@ -365,61 +368,7 @@ def _gap(attribute: str, by_model: dict[str, Any]) -> list[str]:
     return out
 
 
-def _multiplicity(
-    study: Study, prepared: Prepared, rows: _Rows, models: list[F64], threshold: float, private: Plan
-) -> Multiplicity:
-    scores = np.stack([rows.scores(one) for one in models])
-    choose = rows.validation if rows.validation.any() else np.ones(rows.labels.size, dtype=bool)
-    try:
-        kept = admitted(rows.labels[choose], scores[:, choose], rows.owners[choose], metric=auroc, replicates=500)
-        compared = True
-    except InputError:  # one class alone: no AUROC by which one could be worse
-        kept, compared = np.ones(len(models), dtype=bool), False
-    test = ~rows.validation
-    said = (scores[kept][:, test] >= threshold).astype(np.int64)
-    by_group: dict[str, float | None] = {}
-    for attribute, (member, _) in _members_of(study, prepared, rows).items():
-        of_row = member if rows.unit == "entry" else _first(member, rows.of_entry)
-        report = ensemble_report(said, rows.labels[test], groups=of_row[test].tolist())
-        people = {name: len(set(rows.owners[test & (of_row == name)].tolist())) for name in report.coverage_by_group}
-        by_group |= {
-            f"{attribute}: {name}": value
-            for name, value in report.coverage_by_group.items()
-            if people[name] >= MINIMUM  # as for all other figures of a group
-        }
-    votes = [
-        ensemble_report(said, rows.labels[test], share=needed / len(said))
-        for needed in range(len(said) // 2 + 1, len(said) + 1)
-    ]
-    report = votes[-1]
-    consistent = mult.self_consistency(said) if len(said) > 1 else np.ones(int(test.sum()))
-    worst = max(private.classes, key=lambda c: c.epsilon)
-    whole = compose([private.guarantee(worst)] * int(kept.sum())).epsilon(private.delta)
-    return Multiplicity(
-        models=len(models),
-        admitted=int(kept.sum()),
-        compared=compared,
-        ambiguity=mult.ambiguity(said),
-        discrepancy=mult.discrepancy(said),
-        disagreement=mult.disagreement(said) if len(said) > 1 else 0.0,
-        conflict=mult.conflict_by_size(said).tolist(),
-        consistency=[float((consistent <= level / 10 + 1e-9).mean()) for level in range(1, 11)],
-        coverage=report.coverage,
-        accuracy=report.accuracy,
-        residual=report.residual_multiplicity,
-        votes=[(one.coverage, one.accuracy) for one in votes],
-        coverage_by_group=by_group,
-        price=f"Releasing all {int(kept.sum())} models would cost epsilon {whole:.2f} at delta {private.delta:g} "
-        f"instead of {worst.epsilon:.2f}; an ensemble at the same total has to be trained with more noise each.",
-    )
-
-
-def _first(member: npt.NDArray[np.str_], of_entry: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
-    _, first = np.unique(of_entry, return_index=True)
-    return member[first]
-
-
-def _budgets(study: Study, rows: _Rows, base: Path, budgets: Sequence[float], train: Any, plain: F64) -> list[Measured]:
+def _budgets(study: Study, rows: Rows, base: Path, budgets: Sequence[float], train: Any, plain: F64) -> list[Measured]:
     source = histogram_source(study)
     counts = declared_counts(study, base) if source == "public" else None
     arguments = plan_arguments(study, counts, source if source == "public" else "none")

@@ -320,8 +320,9 @@ class Study(_Section):
                 "[public] max_entries is missing: the plan needs a public bound on the entries of one contributor "
                 "(above it a uniform random subset is used, and that is stated)"
             )
-        if self.search is not None and (self.training.temperature is not None or self.training.kept is not None):
-            raise ValueError("[training] snapshots and temperature are of one run: they do not go with [search]")
+        chosen = self.training
+        if self.search is not None and (chosen.temperature or chosen.kept or chosen.voters):
+            raise ValueError("[training] snapshots, ensemble and temperature are of one run, not of a [search]")
         if self.search is not None and self.training.neuraldp is not None:
             raise ValueError("[training] neuraldp has a price of its own in every run: it does not go with [search]")
         self._within_levels()

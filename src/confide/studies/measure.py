@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +20,9 @@ from confide.release import PaidMetric, paid_metric
 from confide.report import BatchSizes, Curve, DataReport, Event, InternalFigures, Measured, Reliability, Source
 from confide.studies.file import Study
 from confide.studies.models import build_model, loss_for, probabilities
+from confide.studies.predict import predictor_of
 from confide.studies.prepare import Prepared
-from confide.studies.training_section import optimizer_of
+from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
 
 F64 = npt.NDArray[np.float64]
 _NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "accuracy", "brier": "Brier score"}
@@ -165,7 +167,7 @@ def baseline_scores(
     if name == "non-private":
         fit_plainly(study, prepared, model, outputs, watcher)
     else:
-        _fit_privately(study, prepared, plan, name, model, outputs, watcher, device)
+        model = _fit_privately(study, prepared, plan, name, model, outputs, watcher, device, base)
     return np.asarray(probabilities(model, prepared.inputs[prepared.held_out], outputs=outputs), dtype=np.float64)
 
 
@@ -192,8 +194,16 @@ def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watc
 
 
 def _fit_privately(
-    study: Study, prepared: Prepared, plan: Plan, name: str, model: Any, outputs: int, watcher: Any, device: str
-) -> None:
+    study: Study,
+    prepared: Prepared,
+    plan: Plan,
+    name: str,
+    model: Any,
+    outputs: int,
+    watcher: Any,
+    device: str,
+    base: Path,
+) -> Any:
     """The same budget under another strategy. Its model and figures never leave, so the ledger is not charged."""
     from confide.planning import plan as make
 
@@ -216,7 +226,7 @@ def _fit_privately(
         budgets=plan.rule if plan.rule is not None else plan.budgets,
         max_contributors=study.public.max_contributors or prepared.train_index.n_contributors,
     )
-    fit_with(study, prepared, other, model, outputs, watcher, device, what=f"baseline: {name}")
+    return fit_with(study, prepared, other, model, outputs, watcher, device, what=f"baseline: {name}", base=base)
 
 
 def fit_with(
@@ -229,25 +239,49 @@ def fit_with(
     device: str,
     *,
     what: str,
-) -> None:
-    """Train a model that stays inside, under any plan and with noise of its own; the ledger is not charged."""
+    base: Path,
+) -> Any:
+    """Train what a study would release, to stay inside, under any plan and with noise of its own.
+
+    The ledger is not charged. Views, clipping rule, averages, snapshots and members are those of the study; a private
+    temperature, which changes no ranking and no answer at one half, is left out.
+
+    Returns
+    -------
+    torch.nn.Module
+        What predicts: the model, or several of one run together.
+    """
     from confide.studies.people import dataset_of
     from confide.training import EngineOptions, PrivateRun, Ranks
+    from confide.training.methods import NeuralDPRun
 
-    optimizer = optimizer_of(study, model.parameters(), plan)
+    plan = dataclasses.replace(plan, clip_norm=study.privacy.clip_norm)
+    noised = neuraldp_of(study)
+    optimizer = optimizer_of(study, (model if noised is None else model.head).parameters(), plan)
+    data = dataset_of(prepared)
+
+    def progress(done: int, _total: int) -> None:
+        watcher.step(done)
+
     watcher.begin(what, plan.steps)
-    run = PrivateRun(
-        model,
-        loss_for(outputs),
-        optimizer,
-        plan,
-        dataset_of(prepared),
-        options=EngineOptions(device=device),
-        progress=lambda done, _total: watcher.step(done),
-        ranks=Ranks(),
-    )
-    train_through(run, model)
+    run: Any
+    if noised is not None:
+        run = NeuralDPRun(model, optimizer, plan, data, noised, classes=max(outputs, 2), progress=progress)
+    else:
+        run = PrivateRun(
+            model,
+            loss_for(outputs),
+            optimizer,
+            plan,
+            data,
+            options=EngineOptions(device=device),
+            progress=progress,
+            ranks=Ranks(),
+            methods=methods_of(study, base),
+        )
+    result = train_through(run, model)
     watcher.end()
+    return predictor_of(model, result.snapshots, outputs=outputs) if result.snapshots else model
 
 
 def train_through(run: Any, model: Any) -> Any:

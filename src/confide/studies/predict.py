@@ -1,4 +1,4 @@
-"""What a release predicts with, where that is more than one model: snapshots, and a temperature paid for."""
+"""What a release predicts with, where that is more than one model: snapshots, an ensemble, a temperature paid for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from confide.accounting import Guarantee, Laplace, compose
 from confide.contributors import ContributorIndex
 from confide.release import PaidMetric, paid_metric
 from confide.studies.file import Study
-from confide.studies.models import require_torch
+from confide.studies.models import probabilities, require_torch
 from confide.studies.prepare import Prepared
+
+#: What an ensemble says where too few of its members agree: ask a person.
+DEFERRED = "deferred"
 
 
 def predictor_of(model: Any, snapshots: Sequence[Mapping[str, Any]], *, outputs: int) -> Any:
@@ -43,14 +46,50 @@ def empty_predictor(study: Study, make: Callable[[], Any], *, outputs: int) -> A
         Makes one model.
     outputs : int
     """
-    kept = study.training.kept
-    if kept is None and study.training.temperature is None:
+    kept, voters = study.training.kept, study.training.voters
+    if kept is None and voters is None and study.training.temperature is None:
         return make()
     from confide.training import Snapshots
     from confide.training.methods.predictor import Predictor
 
-    count = 1 if kept is None else len(Snapshots(kept.keep, kept.burn_in).steps(study.privacy.steps))
+    count = 1 if voters is None else voters.members
+    if kept is not None:
+        count = len(Snapshots(kept.keep, kept.burn_in).steps(study.privacy.steps))
     return Predictor([make() for _ in range(count)], outputs=outputs)
+
+
+def each_member(predictor: Any, features: Any, *, outputs: int) -> npt.NDArray[np.float64]:
+    """Return the probabilities of every member by itself, shape (members, entries) or (members, entries, classes)."""
+    from confide.training.methods.predictor import Predictor
+
+    found = []
+    for member in predictor.members:
+        one = Predictor([member], outputs=outputs, temperature=float(predictor.temperature))
+        found.append(probabilities(one.to(predictor.temperature.device), features, outputs=outputs))
+    return np.asarray(np.stack(found), dtype=np.float64)
+
+
+def answers(
+    members: npt.NDArray[np.float64], classes: Sequence[str], *, agree: float, threshold: float
+) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Return what an ensemble answers and how many members say so; `DEFERRED` where too few of them agree.
+
+    Parameters
+    ----------
+    members : float64 array, shape (members, entries) or (members, entries, classes)
+        Probabilities from `each_member`.
+    classes : sequence of str
+        Words for the answers; two of them, no and yes, for a yes/no label.
+    agree : float
+        Share of the members that has to say the same.
+    threshold : float
+        Where a probability becomes a yes.
+    """
+    said = (members >= threshold).astype(np.int64) if members.ndim == 2 else members.argmax(2)
+    votes = np.stack([(said == c).sum(0) for c in range(len(classes))])
+    most = votes.max(0)
+    given = most >= np.ceil(agree * len(members) - 1e-9)
+    return [classes[c] if ok else DEFERRED for c, ok in zip(votes.argmax(0), given, strict=True)], most
 
 
 def paid_temperature(

@@ -32,7 +32,7 @@ from confide.studies.follow import Lead, message
 from confide.studies.measure import train_through
 from confide.studies.models import build_model, probabilities, require_torch
 from confide.studies.people import classes_for
-from confide.studies.predict import empty_predictor
+from confide.studies.predict import answers, each_member, empty_predictor
 from confide.studies.prepare import schema_of
 from confide.studies.search import WINNER_FILE, winner_study
 from confide.studies.write import snapshots_of, weights_of
@@ -323,7 +323,8 @@ class LoadedModel:
         -------
         polars.DataFrame
             The id columns of the study that the table has, unchanged, then ``probability`` for a yes/no label, else
-            ``probability_<class>`` for each class; rows in the given order.
+            ``probability_<class>`` for each class; rows in the given order. An ensemble adds ``answer`` (a class, yes
+            or no, or "deferred" where too few members agree) and ``votes``, the members that say so.
 
         Raises
         ------
@@ -353,13 +354,28 @@ class LoadedModel:
             frame if isinstance(table, pl.DataFrame) else spec, schema, base=base, images=declared.images
         )
         found = probabilities(self.model, features, outputs=schema.n_outputs)
-        columns = {name: frame[name] for name in (declared.contributor, declared.entry) if name in frame.columns}
-        if found.ndim == 1:
-            return pl.DataFrame({**columns, "probability": found})
+        columns: dict[str, Any] = {
+            name: frame[name] for name in (declared.contributor, declared.entry) if name in frame.columns
+        }
         label = schema.label
         assert label is not None
-        classes = label[1].classes or range(found.shape[1])
-        return pl.DataFrame({**columns, **{f"probability_{c}": found[:, i] for i, c in enumerate(classes)}})
+        classes: list[Any] = ["no", "yes"]
+        if found.ndim == 1:
+            columns["probability"] = found
+        else:
+            classes = list(label[1].classes or range(found.shape[1]))
+            columns |= {f"probability_{c}": found[:, i] for i, c in enumerate(classes)}
+        return pl.DataFrame({**columns, **self._votes(features, [str(c) for c in classes], schema.n_outputs)})
+
+    def _votes(self, features: Any, classes: list[str], outputs: int) -> dict[str, Any]:
+        """Columns of an ensemble: what enough of its members agree on, and how many they are."""
+        assert self.study is not None
+        voters = self.study.training.voters
+        if voters is None:
+            return {}
+        members = each_member(self.model, features, outputs=outputs)
+        said, votes = answers(members, classes, agree=voters.agree, threshold=self.study.evaluation.threshold)
+        return {"answer": said, "votes": votes}
 
 
 def load(path: str | Path, *, model: Any = None, base: str | Path | None = None) -> LoadedModel:

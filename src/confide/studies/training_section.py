@@ -75,6 +75,13 @@ class Kept(Section):
     burn_in: float = Field(default=0.6, ge=0, lt=1)
 
 
+class Members(Section):
+    """``ensemble = 5``: models of one run, which share its steps and price; an answer where enough of them agree."""
+
+    members: int = Field(default=5, ge=2)
+    agree: float = Field(default=1.0, gt=0.5, le=1)
+
+
 class Temperature(Section):
     """``temperature = {epsilon = 0.5}``: one temperature, fitted privately on contributors of their own."""
 
@@ -101,6 +108,7 @@ class TrainingSection(Section):
     clipping: Literal["flat", "automatic", "normalised"] | Clip | None = None
     sharpness: Literal["bias-aware", "previous"] | Sharpness | None = None
     snapshots: Annotated[int, Field(ge=1)] | Kept | None = None
+    ensemble: Annotated[int, Field(ge=2)] | Members | None = None
     temperature: Temperature | None = None
     neuraldp: Literal["one-shot", "fresh", "trained", "reused"] | Activations | None = None
 
@@ -108,7 +116,7 @@ class TrainingSection(Section):
     def _one_way(self) -> TrainingSection:
         others = [
             name
-            for name in ("recipe", "augmentation", "averaging", "clipping", "sharpness", "snapshots")
+            for name in ("recipe", "augmentation", "averaging", "clipping", "sharpness", "snapshots", "ensemble")
             if getattr(self, name) is not None
         ]
         if self.neuraldp is not None and others:
@@ -152,6 +160,11 @@ class TrainingSection(Section):
         """Snapshots."""
         return Kept(keep=self.snapshots) if isinstance(self.snapshots, int) else self.snapshots
 
+    @property
+    def voters(self) -> Members | None:
+        """Members of an ensemble."""
+        return Members(members=self.ensemble) if isinstance(self.ensemble, int) else self.ensemble
+
 
 def methods_of(study: Study, base: Path) -> Methods:
     """Return the methods of a study's run.
@@ -172,6 +185,7 @@ def methods_of(study: Study, base: Path) -> Methods:
         Averaging,
         BiasAware,
         Clipping,
+        Ensemble,
         Methods,
         PreviousDirection,
         ShiftFlip,
@@ -196,6 +210,7 @@ def methods_of(study: Study, base: Path) -> Methods:
         averaging=None if averaged is None else Averaging(averaged.decay, averaged.warmup),
         sharpness=sharpness,
         snapshots=None if kept is None else Snapshots(kept.keep, kept.burn_in),
+        ensemble=None if chosen.voters is None else Ensemble(chosen.voters.members),
     )
 
 

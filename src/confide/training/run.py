@@ -155,7 +155,7 @@ class PrivateRun:
         check_optimizer(optimizer, self.engine.parameters)
         self._noise = noise
         self._methods = MethodRun(methods or Methods(), plan, self.engine, loss)
-        self._methods.methods.check(plan, optimizer, noise)
+        self._methods.methods.check(plan, optimizer, noise, scheduler)
         if noise == "default" and self._device.type == "cuda":
             self._noise = "device"
         self._taking = Taking()

@@ -10,6 +10,7 @@ from confide.training.methods.bam import BiasAware, PreviousDirection
 from confide.training.methods.choice import Methods
 from confide.training.methods.clipping import Clipping
 from confide.training.methods.complex_noise import complex_state, realify
+from confide.training.methods.ensemble import Ensemble
 from confide.training.methods.langevin import SGLD, natural_temperature
 from confide.training.methods.matrix_noise import MatrixNoise
 from confide.training.methods.neuraldp import NeuralDP, NeuralDPModel, NeuralDPRun
@@ -20,6 +21,7 @@ __all__ = [
     "Averaging",
     "BiasAware",
     "Clipping",
+    "Ensemble",
     "MatrixNoise",
     "Methods",
     "NeuralDP",

@@ -99,16 +99,29 @@ class Trail:
         self._wanted = frozenset(() if snapshots is None else snapshots.steps(total))
         self._average = None if averaging is None else [value.detach().clone() for value in parameters]
         self._kept: list[list[Tensor]] = []
+        self._began = 0
 
     @torch.no_grad()
     def step(self, number: int) -> None:
         """Take note of the weights after step `number` (from 0)."""
         if self._averaging is not None and self._average is not None:
-            decay = self._averaging.at(number)
+            decay = self._averaging.at(number - self._began)
             for mean, value in zip(self._average, self._parameters, strict=True):
                 mean.lerp_(value, 1 - decay)
         if number + 1 in self._wanted:
             self._kept.append([value.detach().cpu().clone() for value in self._parameters])
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Keep what would leave now: the average, or else the weights."""
+        self._kept.append([value.detach().cpu().clone() for value in self._average or self._parameters])
+
+    @torch.no_grad()
+    def begin(self, number: int) -> None:
+        """Begin the average anew from the weights as they are, before step `number`."""
+        self._began = number
+        for mean, value in zip(self._average or (), self._parameters, strict=False):
+            mean.copy_(value)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -122,7 +135,7 @@ class Trail:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"average": self._average, "kept": self._kept}
+        return {"average": self._average, "kept": self._kept, "began": self._began}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> None:
@@ -130,3 +143,4 @@ class Trail:
         for mean, value in zip(self._average or (), state["average"] or (), strict=False):
             mean.copy_(value)
         self._kept = [list(kept) for kept in state["kept"]]
+        self._began = int(state.get("began", 0))

@@ -22,6 +22,7 @@ from confide.training.methods.augmentation import Augmentation
 from confide.training.methods.averaging import Averaging, Snapshots, Trail
 from confide.training.methods.bam import BiasAware, BiasAwareSum, Displacement, PreviousDirection
 from confide.training.methods.clipping import ClipNorm, Clipping
+from confide.training.methods.ensemble import Ensemble, Restart, without_schedule
 from confide.training.methods.langevin import SGLD
 from confide.training.methods.matrix_noise import MatrixNoise
 
@@ -37,6 +38,8 @@ class Methods:
     averaging : Averaging, optional
     sharpness : BiasAware or PreviousDirection, optional
     snapshots : Snapshots, optional
+    ensemble : Ensemble, optional
+        Its members leave as the snapshots of the run.
     """
 
     clipping: Clipping = field(default_factory=Clipping)
@@ -44,8 +47,11 @@ class Methods:
     averaging: Averaging | None = None
     sharpness: BiasAware | PreviousDirection | None = None
     snapshots: Snapshots | None = None
+    ensemble: Ensemble | None = None
 
-    def check(self, plan: Plan, optimizer: torch.optim.Optimizer, noise: str | NoiseSource) -> None:
+    def check(
+        self, plan: Plan, optimizer: torch.optim.Optimizer, noise: str | NoiseSource, scheduler: Any = None
+    ) -> None:
         """Refuse what does not go together, before anything is spent.
 
         Raises
@@ -65,6 +71,21 @@ class Methods:
                 expected='noise = "os" with correlated noise',
                 remedy="use independent noise with the secure source",
             )
+        if self.ensemble is not None:
+            without_schedule(self.ensemble, scheduler)
+            self.ensemble.ends(plan.steps)
+            if self.snapshots is not None:
+                raise InputError(
+                    "an ensemble keeps the last weights of each member, snapshots those of one run",
+                    where="ensemble",
+                    expected="one of the two",
+                )
+            if plan.correlation is not None:
+                raise InputError(
+                    "correlated noise is taken back in later steps, and a member that begins anew would never get it",
+                    where="ensemble",
+                    expected="a plan without correlated noise",
+                )
         if not isinstance(optimizer, SGLD):
             return
         if plan.correlation is not None:
@@ -98,6 +119,12 @@ class Methods:
             lines.append(
                 f"{self.snapshots.keep} snapshots: the release is {self.snapshots.keep + 1} times as large; no privacy."
             )
+        if self.ensemble is not None:
+            m = self.ensemble.members
+            lines.append(
+                f"{m} members one after another, each from the initial weights with a share of 1 / {m} of the steps: "
+                f"this price is that of all of them together. The release is {m} times as large."
+            )
         return tuple(lines)
 
 
@@ -121,7 +148,9 @@ class MethodRun:
         sharpness = methods.sharpness
         self.aware = BiasAwareSum(sharpness, engine, loss) if isinstance(sharpness, BiasAware) else None
         self._moved = Displacement(sharpness, engine.parameters) if isinstance(sharpness, PreviousDirection) else None
+        ends = None if methods.ensemble is None else methods.ensemble.ends(plan.steps)
         self._trail = Trail(engine.parameters, methods.averaging, methods.snapshots, plan.steps)
+        self._members = None if ends is None else Restart(engine.parameters, ends)
         self._stream = None if plan.correlation is None else MatrixNoise(plan.correlation)
         self._ratios = None if plan.correlation is None else plan.correlation.noise(plan.steps)
 
@@ -134,6 +163,8 @@ class MethodRun:
 
     def begin(self) -> None:
         """Before the first batch of a step: a step that was left in the middle is forgotten."""
+        if self._members is not None:
+            self._members.begin()
         if self._moved is not None:
             self._moved.out()
 
@@ -200,6 +231,8 @@ class MethodRun:
 
     def inform(self, optimizer: torch.optim.Optimizer, step: int, seed: int) -> None:
         """Tell an optimiser that asks what the noise of this step is."""
+        if self._members is not None:
+            self._members.meet(optimizer)
         ask = getattr(optimizer, "inform", None)
         if ask is not None:
             ask(noise_variance=self.noise_variance(step), seed=seed)
@@ -212,12 +245,23 @@ class MethodRun:
     def end(self, step: int) -> None:
         """After the optimiser moved in step number `step`."""
         self._trail.step(step)
+        if self._members is None or not self._members.due(step + 1):
+            return
+        self._trail.keep()
+        if self._members.last(step + 1):
+            return
+        self._members.back()
+        self._trail.begin(step + 1)
+        if self._moved is not None:
+            self._moved.direction = None
 
     # -- before and after ------------------------------------------------------------------------------------------
 
     def rehearse(self, inputs: Any, targets: Any, count: int, optimizer: torch.optim.Optimizer) -> None:
         """Check the methods on random entries, and that a chosen temperature can be had."""
-        self.inform(optimizer, 0, 0)
+        ask = getattr(optimizer, "inform", None)
+        if ask is not None:
+            ask(noise_variance=self.noise_variance(0), seed=0)
         if isinstance(optimizer, SGLD):
             for group in optimizer.param_groups:
                 optimizer.added(group["lr"])
@@ -243,6 +287,7 @@ class MethodRun:
             "direction": None if self._moved is None else self._moved.direction,
             "trail": self._trail.state(),
             "stream": None if self._stream is None else self._stream.state(),
+            "members": None if self._members is None else self._members.state(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -262,5 +307,7 @@ class MethodRun:
             self._trail.load(state["trail"])
             if self._stream is not None:
                 self._stream.load(state["stream"])
+            if self._members is not None:
+                self._members.load(state["members"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError("the checkpoint is incomplete", where="methods") from error
