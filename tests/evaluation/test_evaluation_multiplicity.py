@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confide.errors import InputError
-from confide.evaluation import dice, hd95
+from confide.evaluation import dice, evaluate_masks, hd95
 from confide.evaluation.multiplicity import (
     admitted,
     ambiguity,
@@ -90,6 +90,25 @@ def test_a_clearly_worse_model_is_not_admitted():
     bad = rng.normal(0, 1.0, (1, 300))
     kept = admitted(y, np.concatenate([good, bad]), np.arange(300), replicates=200, rng=rng)
     assert kept.tolist() == [True, True, True, False]
+
+
+def test_masks_are_averaged_over_people_and_intervals_draw_people_again():
+    square = np.zeros((10, 10), bool)
+    square[2:6, 2:6] = True
+    moved, nothing = np.roll(square, 1, axis=0), np.zeros((10, 10), bool)
+    # one person with three perfect masks, one with a shifted one, one whose organ was not found
+    truth, found = [square] * 5, [square, square, square, moved, nothing]
+    got = evaluate_masks(truth, found, ["a", "a", "a", "b", "c"], rng=np.random.default_rng(0))
+    assert got["dice"].value == pytest.approx((1 + 0.75 + 0) / 3)
+    assert got["hd95"].value == pytest.approx((0 + 1 + np.hypot(10, 10)) / 3)
+    assert (got["dice"].contributors, got["dice"].rows) == (3, 5)
+    assert got["dice"].low == 0 and got["dice"].high == 1  # three people: one alone may be drawn three times
+    whole = evaluate_masks([square], [moved], ["a"], spacing=(2.0, 1.0))
+    assert (whole["hd95"].value, whole["hd95"].low, whole["hd95"].high) == (2, 2, 2)
+    with pytest.raises(InputError, match="the same number of each"):
+        evaluate_masks(truth, found[:4], ["a"] * 5)
+    with pytest.raises(InputError, match="the same shape"):
+        evaluate_masks([square], [square[:5]], ["a"])
 
 
 def test_dice_and_surface_distance():

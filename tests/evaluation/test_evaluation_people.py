@@ -89,7 +89,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 def test_all_metrics_come_with_intervals_in_order():
     rng = np.random.default_rng(4)
     found = evaluate(*people(60, 4, rng), rng=rng, replicates=200)
-    assert set(found) == {"auroc", "auprc", "accuracy", "brier", "ece", "ece-adaptive"}
+    assert set(found) == {"auroc", "auprc", "accuracy", "mcc", "nll", "brier", "ece", "ece-adaptive"}
     for name, one in found.items():
         assert one.low <= one.high, name
         assert 0 <= one.low <= 1, name

@@ -165,3 +165,37 @@ def test_held_out_people_of_one_class_are_said_and_not_compared(
     assert "3 of 3 models are kept, with nothing to compare them by" in said
     found = evaluate_model(folder, members=1).figures.multiplicity
     assert found is not None and not found.compared
+
+
+def test_other_findings_are_counted_into_groups(tmp_path: Path) -> None:
+    """Co-morbidity from declared columns of two categories; the predicted finding has no say."""
+    lines = ["patient,diabetes,copd,finding"]
+    lines += [f"p{i},{i % 2},{'' if i % 20 == 0 else 'ny'[i % 3 == 0]},{i % 4 // 2}" for i in range(120)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    columns = """[columns.diabetes]
+type = "categorical"
+categories = [0, 1]
+[columns.copd]
+type = "categorical"
+categories = ["n", "y"]
+missing = "indicator"
+[columns.finding]"""
+    text = _VOLUMES.replace('images = {array = "scans", size = [10, 9, 8]}\n', "").replace("volumes.npz", "t.csv")
+    text = text.replace("[columns.finding]", columns).replace("max_contributors = 60", "max_contributors = 150")
+    text = text.split("[model]")[0] + '[model]\nname = "logistic"\n[optimizer]' + text.split("[optimizer]")[1]
+    groups = 'holdout = 0.9\nsubgroups = {illnesses = {count = ["diabetes", "copd"]}}'
+    study = tmp_path / "study.toml"
+    study.write_text(text.replace("holdout = 0.4", groups))
+    Ledger.create(f"sqlite:///{tmp_path}/ledger.sqlite", cap_epsilon=30.0, cap_delta=0.1).close()
+    found = evaluate_model(run_study(study, device="cpu").release.path, device="cpu").figures
+    people = {g.group: g.contributors for g in found.groups}
+    assert list(people) == ["no other finding", "1 other finding", "2 or more other findings", "not known"]
+    assert people["no other finding"] > people["2 or more other findings"] > 5 and people["not known"] <= 6
+    for wrong, words in (
+        ('count = ["diabetes", "cop"]', "did you mean 'copd'"),
+        ('count = ["diabetes", "finding"]', "two categories"),
+        ('count = ["copd"], column = "copd"', "a column, with or without cuts, or from a count"),
+    ):
+        study.write_text(text.replace("holdout = 0.4", groups.replace('count = ["diabetes", "copd"]', wrong)))
+        with pytest.raises(InputError, match=words):
+            load_study(study)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -15,6 +16,8 @@ from confide.ledger import Ledger
 from confide.release import verify
 from confide.studies import evaluate_model
 from confide.studies.file import parse_study
+from confide.studies.training_section import methods_of
+from confide.training import de_2022
 
 
 def write(clinic: Clinic, privacy: str = "", training: str = "") -> None:
@@ -161,6 +164,8 @@ def test_a_recipe_is_its_parts_and_parts_override_it() -> None:
     study = parse_study(STUDY + '\n[training]\nrecipe = "de-2022"\naugmentation = 8\n')
     assert study.training.views.views == 8 and study.training.averaged.decay == 0.999
     assert study.training.clip.normalise and study.training.clip.rule == "flat"
+    assert methods_of(study, Path(".")) == de_2022(views=8)
+    assert methods_of(parse_study(STUDY + '\n[training]\nrecipe = "de-2022"\n'), Path(".")) == de_2022()
 
 
 def test_noised_activations_leave_with_their_price_for_vector_and_label(clinic: Clinic) -> None:

@@ -23,7 +23,7 @@ from confide.evaluation.metrics import (
 )
 from confide.evaluation.multiplicity import EnsembleReport, admitted, ensemble_decision, ensemble_report
 from confide.evaluation.paid import PaidEstimate, PaidMetrics, paid_metrics
-from confide.evaluation.segmentation import dice, hd95
+from confide.evaluation.segmentation import dice, evaluate_masks, hd95
 from confide.evaluation.split import split_contributors
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "ensemble_decision",
     "ensemble_report",
     "evaluate",
+    "evaluate_masks",
     "fairness",
     "gap_correlation",
     "hd95",

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from confide.errors import InputError
-from confide.evaluation.metrics import Metric, accuracy, auprc, auroc, brier, ece
+from confide.evaluation.calibration import nll
+from confide.evaluation.metrics import Metric, accuracy, auprc, auroc, brier, ece, mcc
 
 _CHUNK = 4_000_000  # weights held at once, in numbers: 32 MB
 
@@ -26,6 +27,8 @@ METRICS: Mapping[str, Metric] = {
     "auroc": auroc,
     "auprc": auprc,
     "accuracy": accuracy,
+    "mcc": mcc,
+    "nll": nll,
     "brier": brier,
     "ece": ece,
     "ece-adaptive": partial(ece, spacing="adaptive"),

@@ -22,6 +22,7 @@ from confide.errors import ConfideError, InputError
 from confide.evaluation import (
     GroupRule,
     auroc,
+    comorbidity,
     ece,
     evaluate,
     fairness,
@@ -33,12 +34,14 @@ from confide.evaluation import (
     selective_curve,
     youden_threshold,
 )
+from confide.evaluation.groups import UNKNOWN
 from confide.planning import Plan, plan
 from confide.release import Release
 from confide.report import InternalFigures, internal_report
 from confide.report.figures import Curve, GroupFigure, Measured, Reliability
 from confide.studies.evaluate_multiplicity import FILE, Rows, measure_multiplicity
-from confide.studies.file import Study, Subgroups, load_study, parse_study
+from confide.studies.evaluation_section import Subgroups
+from confide.studies.file import Study, load_study, parse_study
 from confide.studies.measure import fit_plainly, fit_with
 from confide.studies.models import build_model, fixed_features, probabilities
 from confide.studies.predict import each_member
@@ -288,24 +291,32 @@ def _ece(labels: Any, scores: Any, weights: Any = None) -> Any:
     return ece(labels, scores, weights, bins=_BINS)
 
 
-def _rule(study: Study, declared: str | Subgroups) -> tuple[GroupRule, tuple[str, ...] | None]:
-    rule = GroupRule(declared) if isinstance(declared, str) else GroupRule(declared.column, declared.cuts)
-    categories = study.columns[rule.column].categories
-    if rule.cuts:
-        return rule, rule.names(None)
-    return rule, None if categories is None else rule.names(categories)
-
-
 def _members_of(study: Study, prepared: Prepared) -> dict[str, tuple[npt.NDArray[np.str_], Any]]:
     """Attribute -> (group of each held-out entry, declared groups)."""
-    out = {}
+    out: dict[str, tuple[npt.NDArray[np.str_], Any]] = {}
     for attribute, declared in study.evaluation.subgroups.items():
-        rule, names = _rule(study, declared)
+        if declared.column is None:
+            out[attribute] = _counted(study, prepared, declared)
+            continue
+        rule = GroupRule(declared.column, declared.cuts)
+        categories = None if rule.cuts else study.columns[rule.column].categories
+        names = None if not rule.cuts and categories is None else rule.names(categories)
         member = rule.assign(prepared.table.values(rule.column)[prepared.held_out])
-        if names is not None:
-            names = (*names, *(sorted(set(member.tolist()) - set(names))))
-        out[attribute] = (member, names)
+        out[attribute] = (member, None if names is None else (*names, *sorted(set(member.tolist()) - set(names))))
     return out
+
+
+def _counted(study: Study, prepared: Prepared, group: Subgroups) -> tuple[npt.NDArray[np.str_], tuple[str, ...]]:
+    """Group of each held-out entry by how many of several columns say yes."""
+    values = [np.asarray(prepared.table.values(column), dtype=str)[prepared.held_out] for column in group.count]
+    there = [v == str((study.columns[c].categories or ("", ""))[1]) for c, v in zip(group.count, values, strict=True)]
+    # the predicted finding itself is no co-morbidity: it stands in front and does not count
+    member = comorbidity(np.column_stack([np.zeros_like(there[0]), *there]), 0, most=group.most)
+    member = np.where(np.any([v == "" for v in values], axis=0), UNKNOWN, member)
+    every = np.zeros((group.most + 1, group.most + 1), dtype=int)
+    every[:, 1:] = np.tril(np.ones((group.most + 1, group.most), dtype=int), -1)
+    names = tuple(comorbidity(every, 0, most=group.most).tolist())
+    return member, (*names, *sorted(set(member.tolist()) - set(names)))
 
 
 def _groups(

@@ -14,7 +14,6 @@ import re
 import sys
 import tomllib
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +29,7 @@ from confide.data import ColumnSpec, SourceSpec
 from confide.errors import InputError, nearest
 from confide.ledger.section import LedgerSection, LinkageSection
 from confide.planning import Search, resolve_strategy
+from confide.studies.evaluation_section import EvaluationSection, Paid
 from confide.studies.section import Section as _Section
 from confide.studies.training_section import Quantile, TrainingSection
 
@@ -76,12 +76,6 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 OptimizerName = Annotated[
     str, AfterValidator(lambda value: value if ":" in value else _named(value, OPTIMIZERS, "optimizer"))
 ]
-
-
-class Paid(_Section):
-    """A figure bought with privacy budget."""
-
-    epsilon: float = Field(gt=0)
 
 
 class PublicSection(_Section):
@@ -161,56 +155,6 @@ class OptimizerSection(_Section):
     name: OptimizerName = "sgd"
     lr: float = Field(default=0.1, gt=0)
     options: dict[str, Any] = Field(default_factory=dict)
-
-
-class Subgroups(_Section):
-    """``subgroups = {age = {column = "age", cuts = [50, 65]}}``: limits of a number; a bare name is a column."""
-
-    column: str
-    cuts: tuple[float, ...] = ()
-
-    @field_validator("cuts")
-    @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not low < high for low, high in pairwise(value)):
-            raise ValueError("cuts must ascend, for example [50, 65]")
-        return value
-
-
-class EvaluationSection(_Section):
-    """``[evaluation]``: held-out contributors, and what of their figures may leave.
-
-    `subgroups` names the declared attributes of `confide evaluate`; `threshold` is where a probability becomes a yes;
-    `validation` is the share of the held-out contributors on whom thresholds and members are chosen, never on the rest.
-    """
-
-    holdout: float = Field(default=0.25, ge=0, lt=1)
-    unit: Literal["contributor", "entry"] = "contributor"
-    metrics: Literal["internal"] | Paid = "internal"
-    baselines: tuple[str, ...] = ()
-    bootstrap: int = Field(default=500, ge=50)
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    validation: float = Field(default=0.0, ge=0, lt=1)
-    subgroups: dict[str, str | Subgroups] = Field(default_factory=dict)
-
-    @field_validator("baselines")
-    @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = (
-            "non-private",
-            "per-entry",
-            "truncate(1)",
-            "truncate(median)",
-            "contributor",
-            "individual",
-            "scale",
-            "uniform",
-        )
-        for name in value:
-            if name not in known and not re.fullmatch(r"truncate\(\d+\)", name):
-                close = nearest(name, known)
-                raise ValueError(f"unknown baseline {name!r}" + (f"; did you mean {close!r}?" if close else ""))
-        return value
 
 
 class OptimizerOverride(_Section):
@@ -326,14 +270,7 @@ class Study(_Section):
         if self.search is not None and self.training.neuraldp is not None:
             raise ValueError("[training] neuraldp has a price of its own in every run: it does not go with [search]")
         self._within_levels()
-        for name, group in self.evaluation.subgroups.items():
-            column = group if isinstance(group, str) else group.column
-            if column not in self.columns:
-                close = nearest(column, self.columns)
-                raise ValueError(
-                    f"evaluation.subgroups.{name} names the column {column!r}, which is not declared"
-                    + (f"; did you mean {close!r}?" if close else "; declare it under [columns] as an attribute")
-                )
+        self.evaluation.check_subgroups(self.columns)
         return self
 
     def _within_levels(self) -> None:

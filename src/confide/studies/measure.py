@@ -25,7 +25,7 @@ from confide.studies.prepare import Prepared
 from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
 
 F64 = npt.NDArray[np.float64]
-_NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "accuracy", "brier": "Brier score"}
+_NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "accuracy", "mcc": "MCC", "brier": "Brier score"}
 
 
 def binary_views(

@@ -17,7 +17,8 @@ from confide.ledger import Ledger
 from confide.planning import Plan
 from confide.release import Spent
 from confide.studies import state as states
-from confide.studies.file import Paid, Study
+from confide.studies.evaluation_section import Paid
+from confide.studies.file import Study
 from confide.studies.measure import paid_auroc
 from confide.studies.opening import flow_of
 from confide.studies.predict import paid_temperature, predictor_of

@@ -14,7 +14,8 @@ from confide.contributors import ContributorIndex, holdout_mask
 from confide.data import Schema, Table, read_sources
 from confide.errors import InputError
 from confide.planning import EntryCounts, Plan, plan
-from confide.studies.file import BudgetColumn, BudgetRule, Paid, Study
+from confide.studies.evaluation_section import Paid
+from confide.studies.file import BudgetColumn, BudgetRule, Study
 from confide.studies.training_section import plan_options
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from confide.planning import Plan
 from confide.report.format import plural
 from confide.studies import state as states
-from confide.studies.file import Paid
+from confide.studies.evaluation_section import Paid
 from confide.studies.training_section import methods_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ import polars as pl
 
 from confide.data import ColumnSpec, ImageSpec, SourceSpec
 from confide.ledger import Ledger
-from confide.studies.file import BudgetColumn, Paid, Study, load_study
+from confide.studies.evaluation_section import Paid
+from confide.studies.file import BudgetColumn, Study, load_study
 from confide.studies.prepare import declared_counts
 
 PEOPLE = 200

@@ -27,7 +27,8 @@ from confide.release import LedgerReference, Release, Spent
 from confide.report import InternalFigures
 from confide.studies import search as searching
 from confide.studies import state as states
-from confide.studies.file import Paid, Study, load_study
+from confide.studies.evaluation_section import Paid
+from confide.studies.file import Study, load_study
 from confide.studies.follow import Lead, follow
 from confide.studies.measure import measure, train_through
 from confide.studies.models import build_model, fixed_features, loss_for, probabilities, require_torch

@@ -17,6 +17,7 @@ from confide.training.methods import (
     PreviousDirection,
     ShiftFlip,
     Snapshots,
+    de_2022,
 )
 from confide.training.noise import noise_seconds
 from confide.training.optimizers import DPAdam, make_optimizer
@@ -45,6 +46,7 @@ __all__ = [
     "ShiftFlip",
     "Snapshots",
     "TrainingResult",
+    "de_2022",
     "delete_checkpoint",
     "fit",
     "join",

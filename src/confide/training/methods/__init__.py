@@ -14,6 +14,7 @@ from confide.training.methods.ensemble import Ensemble
 from confide.training.methods.langevin import SGLD, natural_temperature
 from confide.training.methods.matrix_noise import MatrixNoise
 from confide.training.methods.neuraldp import NeuralDP, NeuralDPModel, NeuralDPRun
+from confide.training.methods.recipes import de_2022
 
 __all__ = [
     "SGLD",
@@ -31,6 +32,7 @@ __all__ = [
     "ShiftFlip",
     "Snapshots",
     "complex_state",
+    "de_2022",
     "natural_temperature",
     "realify",
 ]
