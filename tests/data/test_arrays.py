@@ -44,6 +44,7 @@ def test_pictures_labels_and_owners(tmp_path):
         (np.zeros((5, 6, 4, 1), np.uint16), {}, (1, 6, 4)),
         (np.zeros((5, 2, 6, 4), bool), {"size": [4, 6, 2]}, (1, 2, 6, 4)),
         (np.full((5, 6, 4), -3.0), {"bounds": [-3, 5]}, (1, 6, 4)),
+        (np.full((5, 7, 3), -900.0), {"mode": "points", "size": [3, 7], "bounds": [-900, 900]}, (7, 3)),
     ],
 )
 def test_colours_volumes_and_declared_bounds(tmp_path, array, declared, shape):
@@ -77,6 +78,9 @@ def test_declarations_that_do_not_fit_together():
             ImageSpec.model_validate(wrong)
     with pytest.raises(ValidationError, match="one channel"):
         ImageSpec.model_validate({"array": "a", "mode": "rgb", "size": [4, 4, 4]})
+    for more in ({"array": "a", "size": [3, 4, 5]}, {"folder": "f", "column": "c", "size": [3, 4]}):
+        with pytest.raises(ValidationError, match="coordinates, points"):
+            ImageSpec.model_validate({"mode": "points", **more})
     with pytest.raises(ValidationError, match=r"belongs to a \.npz source"):
         spec("table.csv")
     with pytest.raises(InputError, match="there is no file"):

@@ -93,9 +93,16 @@ contributor = "patient"
 images = {array = "scans", size = [10, 9, 8], bounds = [-1000, 1000]}"""
 
 
+_MESHES = """source = "bodies.npz"
+contributor = "patient"
+images = {array = "vertices", mode = "points", size = [3, 4], bounds = [-1000, 1000]}"""
+_SAGE = 'name = "graphsage"\n[model.options]\nwidth = 8\nlayers = 2\nedges = [[0, 1], [1, 2], [2, 3], [0, 3]]'
+
+
 @pytest.mark.parametrize(
     ("data", "model"),
     [
+        (_MESHES, _SAGE),
         (_FOLDER, 'name = "cnn"\n[model.options]\nwidths = [4, 8]'),
         (_VOLUMES, 'name = "slices"\n[model.options]\nfeatures = 16\nbackbone_options = {widths = [4, 8]}'),
     ],
@@ -105,6 +112,28 @@ def test_pictures_and_volumes_are_rehearsed_without_the_files(tmp_path: Path, da
     lines = rehearse_study(tmp_path / "study.toml", device="cpu")
     assert "random pictures of 40 made-up people" in lines[0] and "Nothing was read" in lines[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.toml"]
+
+
+def test_surfaces_that_follow_one_template_train_and_predict(tmp_path: Path) -> None:
+    text = _PICTURES.format(data=_MESHES, model=_SAGE).replace('classes = ["yes", "no"]', "classes = [0, 1]")
+    text = text.replace('positive = ["yes"]', "positive = [1]").replace("[columns.sex]", "[columns.left]")
+    text = text.replace('categories = ["f", "m"]', "categories = [0, 1]").replace('{sex = "sex"}', '{left = "left"}')
+    (tmp_path / "study.toml").write_text(text)
+    rng = np.random.default_rng(0)
+    arrays = {"finding": np.arange(60) % 2, "left": np.arange(60) % 2, "patient": np.arange(60) // 2}
+    np.savez(tmp_path / "bodies.npz", vertices=rng.uniform(-900, 900, (60, 4, 3)), **arrays)
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    Ledger.create(url, cap_epsilon=30.0, cap_delta=1e-3).close()
+    release = run_study(tmp_path / "study.toml", device="cpu", ledger_url=url).release
+    found = confide.load(release.path).predict(tmp_path / "bodies.npz")
+    assert found.height == 60 and found["probability"].is_between(0, 1).all()
+
+
+@pytest.mark.parametrize("name", ["unet", "monet"])
+def test_a_model_of_masks_is_refused_with_the_way_that_works(tmp_path: Path, name: str) -> None:
+    (tmp_path / "study.toml").write_text(_PICTURES.format(data=_FOLDER, model=f'name = "{name}"'))
+    with pytest.raises(InputError, match=r"a mask for each picture.*confide\.Trainer"):
+        load_study(tmp_path / "study.toml")
 
 
 def test_a_rehearsal_of_pictures_finds_a_net_that_is_too_deep(tmp_path: Path) -> None:

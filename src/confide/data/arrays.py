@@ -121,6 +121,8 @@ def read_array(path: Path, spec: SourceSpec, images: ImageSpec) -> npt.NDArray[n
             f"{path.name} holds {len(values)} pictures and {rows} rows of labels", where=str(path), expected="as many"
         )
     out = _scaled(values, name, images.bounds)
+    if images.mode == "points":
+        return np.ascontiguousarray(out)
     return np.ascontiguousarray(np.moveaxis(out, -1, 1) if images.mode == "rgb" else out[:, None])
 
 

@@ -43,10 +43,10 @@ class ImageSpec(_Declared):
         Column of the table that names each row's file.
     array : str
         Instead of folder and column: the array of a ``.npz`` file, shape (n, height, width), (n, height, width, 3) for
-        "rgb" or (n, depth, height, width) for volumes.
-    mode : "gray" or "rgb"
-        One or three channels.
-    size : (width, height) in pixels, or (width, height, depth) for volumes
+        "rgb", (n, depth, height, width) for volumes or (n, points, coordinates).
+    mode : "gray", "rgb" or "points"
+        One or three channels; or points in space, such as the vertices of surfaces that follow one template.
+    size : (width, height) in pixels, (width, height, depth) for volumes, or (coordinates, points)
         Every picture of a folder is resized to it; arrays must have it.
     bounds : (low, high)
         For arrays without a scale of their own (decimals, signed numbers): scaled to -1 and 1. Whole numbers without
@@ -56,7 +56,7 @@ class ImageSpec(_Declared):
     folder: str | None = None
     column: str | None = None
     array: str | None = None
-    mode: Literal["gray", "rgb"] = "gray"
+    mode: Literal["gray", "rgb", "points"] = "gray"
     size: tuple[int, int] | tuple[int, int, int] = Field(description="width, height (and depth) in pixels")
     bounds: tuple[float, float] | None = None
 
@@ -75,13 +75,17 @@ class ImageSpec(_Declared):
             raise ValueError("volumes and bounds belong to arrays; pictures of a folder have two sizes")
         if self.mode == "rgb" and len(self.size) == 3:
             raise ValueError("a volume has one channel: mode is gray")
+        if self.mode == "points" and (self.array is None or len(self.size) == 3):
+            raise ValueError("points are an array of a .npz file, with size = [coordinates, points], such as [3, 1000]")
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise ValueError("bounds must be [low, high] with low below high")
         return self
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one picture for a model: (channels, height, width) or (channels, depth, height, width)."""
+        """Shape of one entry for a model: (channels, height, width), (channels, depth, height, width), or points."""
+        if self.mode == "points":
+            return tuple(reversed(self.size))
         return (1 if self.mode == "gray" else 3, *reversed(self.size))
 
 

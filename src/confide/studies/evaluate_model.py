@@ -56,6 +56,7 @@ from confide.studies.prepare import (
 )
 from confide.studies.search import WINNER_FILE, winner_study
 from confide.studies.slice_weights import slice_curves
+from confide.studies.training_section import neuraldp_of
 
 F64 = npt.NDArray[np.float64]
 _BINS = 15
@@ -132,6 +133,7 @@ def evaluate_model(
             where="[columns]",
             expected="a label with `positive` classes",
         )
+    plans = _budget_plans(declared, base, budgets)  # what cannot be planned is said before anything is trained
     rows = _rows(declared, prepared)
     prepared.features = fixed_features(declared, prepared.table.features, outputs=outputs, base=base)
     held = prepared.inputs[prepared.held_out]
@@ -176,8 +178,8 @@ def evaluate_model(
             prepared.held_out_index.ids.tolist(),
             agree=None if voters is None else voters.agree,
         )
-    if budgets:
-        found["budgets"] = _budgets(declared, rows, base, budgets, train, plain)
+    if plans:
+        found["budgets"] = _budgets(declared, rows, plans, train, plain)
     update = {**found, "metrics": [*figures.metrics, *_calibration_metrics(rows, of_release, plain, figures)]}
     figures = figures.model_copy(update=update)
     write_atomic(internal / "report.html", internal_report(figures))
@@ -379,23 +381,42 @@ def _gap(attribute: str, by_model: dict[str, Any]) -> list[str]:
     return out
 
 
-def _budgets(study: Study, rows: Rows, base: Path, budgets: Sequence[float], train: Any, plain: F64) -> list[Measured]:
+def _budget_plans(study: Study, base: Path, budgets: Sequence[float]) -> list[tuple[float, Plan]]:
+    """The study's plan at other budgets.
+
+    Raises
+    ------
+    InputError
+        One of them cannot be reached.
+    """
     source = histogram_source(study)
     counts = declared_counts(study, base) if source == "public" else None
     arguments = plan_arguments(study, counts, source if source == "public" else "none")
+    noised = neuraldp_of(study)
+    out = []
+    for epsilon in budgets:
+        try:
+            made = plan(**{**arguments, "epsilon": epsilon, "budgets": None})
+            if noised is not None:
+                noised.check(made)
+        except ConfideError as error:
+            raise InputError(
+                f"no plan for epsilon {epsilon:g}: {error.what}",
+                where="--budgets",
+                expected="budgets that the study can reach",
+            ) from error
+        out.append((epsilon, made))
+    return out
+
+
+def _budgets(study: Study, rows: Rows, plans: Sequence[tuple[float, Plan]], train: Any, plain: F64) -> list[Measured]:
     out = []
     test = ~rows.validation
-    for epsilon in (*budgets, None):
-        if epsilon is None:
-            name, by_entry = "non-private", plain
-        else:
+    for epsilon, under in (*plans, (None, None)):
+        name, by_entry = "non-private", plain
+        if epsilon is not None:
             name = f"epsilon {epsilon:g}"
-            try:
-                by_entry = train(f"a model for {name}", plan(**{**arguments, "epsilon": epsilon, "budgets": None}))
-            except ConfideError as error:
-                raise InputError(
-                    f"no plan for {name}: {error.what}", where="--budgets", expected="budgets that the study can reach"
-                ) from error
+            by_entry = train(f"a model for {name}", under)
         one = evaluate(
             rows.labels[test],
             rows.scores(by_entry)[test],

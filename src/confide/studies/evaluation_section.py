@@ -27,8 +27,8 @@ class Paid(_Section):
 class Subgroups(_Section):
     """``subgroups = {age = {column = "age", cuts = [50, 65]}}``: limits of a number; a bare name is a column.
 
-    ``{count = ["diabetes", "copd"], most = 2}``: how many of them a row has, from `most` on in one group (co-morbidity);
-    each is a declared column of two categories, of which the second means that it is there.
+    ``{count = ["diabetes", "copd"], most = 2}``: how many of them a row has, from `most` on in one group
+    (co-morbidity); each is a declared column of two categories, of which the second means that it is there.
     """
 
     column: str | None = None

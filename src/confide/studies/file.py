@@ -63,8 +63,17 @@ def model_names() -> tuple[str, ...]:
     return tuple(found)
 
 
+#: Models that answer with a mask: a study file declares one label for each picture.
+MASKS = ("monet", "unet")
+
+
 def _model_name(value: str) -> str:
-    known = model_names()
+    known = tuple(name for name in model_names() if name not in MASKS)
+    if value in MASKS:
+        raise ValueError(
+            f"{value!r} answers with a mask for each picture, and a study file declares one label for each; train it "
+            f"from Python: confide.Trainer(confide.nn.build({value!r}, inputs, 1), confide.nn.soft_dice, optimizer, plan)"
+        )
     # names that a program registered itself; without torch loaded nobody can have
     registry = sys.modules.get("confide.nn.registry")
     own = registry.names() if registry is not None else ()
