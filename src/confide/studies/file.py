@@ -71,7 +71,7 @@ def _model_name(value: str) -> str:
     known = tuple(name for name in model_names() if name not in MASKS)
     if value in MASKS:
         raise ValueError(
-            f"{value!r} answers with a mask for each picture, and a study file declares one label for each; train it in "
+            f"{value!r} answers with a mask for each picture, and a study file has one label for each; train it in "
             f"Python: confide.Trainer(confide.nn.build({value!r}, inputs, 1), confide.nn.soft_dice, optimizer, plan)"
         )
     # names that a program registered itself; without torch loaded nobody can have
