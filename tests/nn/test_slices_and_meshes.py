@@ -28,6 +28,12 @@ def test_weights_of_all_three_orientations_sum_to_one():
     assert torch.allclose(torch.cat(flat.weights, 1), torch.full((1, 24), 1 / 24), atol=1e-5)
 
 
+def test_a_volume_of_28_voxels_has_84_slices():
+    model = nn.slices((1, 28, 28, 28), 1, features=8, heads=2, backbone_options={"widths": [4], "groups": 2})
+    view = model.explain(torch.zeros(1, 1, 28, 28, 28))
+    assert sum(w.shape[1] for w in view.weights) == 84
+
+
 def test_permuting_slices_changes_only_the_order_of_the_weights():
     features = torch.randn(3, 27, 8)
     order = torch.randperm(27)

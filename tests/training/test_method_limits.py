@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 from training_oracle import small_plan
 
 from confide.errors import InputError
-from confide.training import SGLD, BiasAware, ContributorDataset, Methods, fit, make_optimizer
+from confide.training import SGLD, BiasAware, ClippingEngine, ContributorDataset, Methods, fit, make_optimizer
 from confide.training.methods import natural_temperature
 
 
@@ -59,6 +59,33 @@ def test_langevin_steps_have_the_variance_of_a_posterior_at_their_temperature(te
             draws.append(theta.detach().clone())
     # the discretised chain's variance is larger by 1 / (1 - lr / 2)
     assert float(torch.stack(draws).var()) * records == pytest.approx(reached / (1 - lr / 2), rel=0.05)
+
+
+def test_the_learning_rate_of_a_proper_posterior_is_the_published_one():
+    """lr = 2 B^2 / (N sigma^2 C^2) has temperature 1; the usual rates have a far colder one."""
+    records, batch, sigma, clip = 60_000, 512, 1.1, 1.0
+    variance = (sigma * clip / batch) ** 2
+    proper = 2 * batch**2 / (records * sigma**2 * clip**2)
+    assert natural_temperature(lr=proper, noise_variance=variance, records=records) == pytest.approx(1.0)
+    assert natural_temperature(lr=0.1, noise_variance=variance, records=records) == pytest.approx(0.014, rel=0.02)
+
+
+def test_the_bias_of_a_clipped_mean_is_at_most_what_the_norms_exceed_the_clip_by():
+    """|mean clip(g) - mean g| <= mean max(0, |g| - C), and both are zero where nothing is clipped."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    x, y, everybody = torch.randn(9, 3), torch.rand(9).round(), np.arange(9)
+    engine = ClippingEngine(model)
+
+    def clipped_mean(clip):
+        found = engine.clipped_sum(lambda rows: loss(model(x[rows]), y[rows]), everybody, np.ones(9), np.full(9, clip))
+        return np.concatenate([np.asarray(g).reshape(-1) for g in found.gradients]) / 9, np.asarray(found.norms)
+
+    whole, norms = clipped_mean(1e9)
+    for clip in (1e8, 40.0, 10.0, 0.5):
+        bias = float(np.linalg.norm(clipped_mean(clip)[0] - whole))
+        excess = float(np.maximum(0, norms - clip).mean())
+        assert bias <= excess * (1 + 1e-5) + 1e-6 and (excess > 0) == (bias > 1e-5)
 
 
 def test_a_temperature_below_that_of_the_plan_is_refused_with_the_learning_rate_that_fits():
