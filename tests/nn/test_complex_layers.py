@@ -99,6 +99,11 @@ def test_pooling_takes_each_part_or_its_conjugate_pair():
     assert torch.allclose(nn.ComplexAvgPool2d(2, kind="conjugate")(z), (1 + 1j) * mean, atol=1e-6)
     with pytest.raises(InputError, match="did you mean 'conjugate'"):
         nn.ComplexMaxPool2d(2, kind="conjugat")
+    with pytest.raises(InputError, match="4 x 6, smaller than its windows"):
+        nn.ComplexAvgPool2d(5)(z)
+    for layer in (nn.ComplexMaxPool2d(2), nn.ComplexGroupNorm(1, 3), nn.Cardioid(), nn.ConjMish(), nn.iGaussian()):
+        with pytest.raises(InputError, match="got real numbers"):
+            layer(z.real)
 
 
 def test_kspace_keeps_energy_and_pairs_come_apart_in_order():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -63,3 +65,14 @@ def test_a_model_of_ones_own_can_be_registered():
 
     assert nn.build("line for a test", 3, 1, bias=False).bias is None
     assert "line for a test" in nn.names()
+
+
+def test_a_small_net_says_which_channels_it_was_made_for_and_saves_weights_as_before():
+    model = nn.build("cnn", (3, 8, 8), 2)
+    with pytest.raises(InputError, match="entries with 1 channel"):
+        model(torch.zeros(2, 1, 8, 8))
+    with pytest.raises(InputError, match=r"\(entries, 3, 8, 8\)"):
+        model(torch.zeros(3, 8, 8))
+    assert next(iter(model.state_dict())) == "0.weight"
+    assert copy.deepcopy(model)(torch.zeros(1, 3, 5, 5)).shape == (1, 2)
+    assert model[:3](torch.zeros(1, 3, 4, 4)).shape == (1, 16, 4, 4)

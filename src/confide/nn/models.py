@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from confide.errors import InputError
-from confide.nn.parts import make_activation, seeded, zero_linear
+from confide.nn.parts import CheckedSequential, InputShape, make_activation, seeded, zero_linear
 from confide.nn.registry import build, register
 
 __all__ = ["build", "cnn", "logistic", "mlp"]
@@ -109,10 +109,7 @@ def cnn(
     seed : int
         Public seed of the initial weights.
     """
-    if len(inputs) != 3:
-        raise InputError(
-            f"model 'cnn' got inputs of shape {inputs}", where="model", expected="(channels, height, width)"
-        )
+    check = InputShape("cnn", inputs)
     if not widths or any(width % groups for width in widths):
         raise InputError(
             f"widths {list(widths)} do not divide into {groups} groups",
@@ -128,6 +125,7 @@ def cnn(
             layers += [nn.Conv2d(before, width, 3, padding=1), nn.GroupNorm(groups, width), act()]
             layers.append(nn.AvgPool2d(2, ceil_mode=True))
             before = width
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, outputs))
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, outputs)]
+        return CheckedSequential(*layers).behind(check)
 
     return seeded(seed, make)

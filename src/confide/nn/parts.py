@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from confide.errors import InputError, nearest
 from confide.nn.standardised import WSConv2d, WSConv3d
 
-__all__ = ["InputShape", "choice", "convolution", "groups_for", "make_activation", "seeded", "zero_linear"]
+__all__ = [
+    "CheckedSequential",
+    "InputShape",
+    "choice",
+    "convolution",
+    "groups_for",
+    "make_activation",
+    "seeded",
+    "zero_linear",
+]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -197,3 +206,31 @@ class InputShape(nn.Module):
     def extra_repr(self) -> str:
         """Show the declared shape."""
         return f"{self.shape}"
+
+
+class CheckedSequential(nn.Sequential):
+    """Layers one after another behind a check, which takes no number of a layer and leaves no trace in saved weights.
+
+    Parameters
+    ----------
+    *layers : torch.nn.Module
+        As for ``nn.Sequential``, of which a slice is.
+
+    Attributes
+    ----------
+    check : InputShape or None
+    """
+
+    check: InputShape | None = None
+
+    def behind(self, check: InputShape) -> CheckedSequential:
+        """Refuse inputs that `check` refuses; returns this model."""
+        self.__dict__["check"] = check
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, *shape)`` to what the last layer gives."""
+        out = x if self.check is None else self.check(x)
+        for layer in self:
+            out = layer(out)
+        return out

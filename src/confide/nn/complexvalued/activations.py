@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from confide.nn.complexvalued.checks import refuse_real
+
 __all__ = ["Cardioid", "ConjMish", "SeparableMish", "iGaussian"]
 
 
@@ -19,6 +21,7 @@ class ConjMish(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Same shape in and out."""
+        refuse_real(z, type(self).__name__)
         x, y = F.mish(z.real), F.mish(z.imag)
         return torch.complex(x - y, x + y)
 
@@ -28,6 +31,7 @@ class SeparableMish(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Same shape in and out."""
+        refuse_real(z, type(self).__name__)
         return torch.complex(F.mish(z.real), F.mish(z.imag))
 
 
@@ -43,6 +47,7 @@ class Cardioid(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Same shape in and out."""
+        refuse_real(z, type(self).__name__)
         return 0.5 * (1 + z.real * (z.real.square() + z.imag.square()).clamp_min(1e-24).rsqrt()) * z
 
 
@@ -60,6 +65,7 @@ class iGaussian(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Same shape in and out."""
+        refuse_real(z, type(self).__name__)
         square = z.real.square() + z.imag.square()
         length = square.clamp_min(1e-24).sqrt()
         return -torch.expm1(-square / (2 * self.sigma**2)) / length * z

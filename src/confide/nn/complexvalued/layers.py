@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from confide.errors import InputError
+from confide.nn.complexvalued.checks import refuse_real
 from confide.nn.complexvalued.norm import whiten
 from confide.nn.standardised import EPS, WSConv2d
 
@@ -64,18 +65,8 @@ class _Shift(nn.Module):
         return z + bias.reshape(-1, *[1] * (z.dim() - 2))
 
 
-def _refuse_real(z: Tensor, name: str) -> None:
-    if not z.is_complex():
-        raise InputError(
-            f"{name} got real numbers",
-            where="model",
-            expected="a complex tensor",
-            remedy="as_complex joins real and imaginary parts, kspace transforms an image",
-        )
-
-
 def _product(first: nn.Module, second: nn.Module, z: Tensor, name: str) -> Tensor:
-    _refuse_real(z, name)
+    refuse_real(z, name)
     x, y = z.real.contiguous(), z.imag.contiguous()
     return torch.complex(first(x) - second(y), first(y) + second(x))
 
@@ -191,7 +182,7 @@ class ComplexWSConv2d(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Complex (n, channels, h, w) to complex (n, out, h', w')."""
-        _refuse_real(z, "ComplexWSConv2d")
+        refuse_real(z, "ComplexWSConv2d")
         if self.whitened is not None:
             out: Tensor = self.shift(self.whitened(z))
             return out

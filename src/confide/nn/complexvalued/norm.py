@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from confide.nn.complexvalued.checks import refuse_real
 from confide.nn.parts import groups_for
 
 __all__ = ["ComplexGroupNorm", "whiten"]
@@ -40,6 +41,7 @@ def whiten(z: Tensor, groups: int, eps: float = EPS) -> Tensor:
     ----------
     Trabelsi et al.: Deep complex networks, ICLR 2018 (whitening); Riess et al., arXiv 2110.03478 (within one entry).
     """
+    refuse_real(z, "whitening")
     x = z.reshape(len(z), groups, -1)
     x = x - x.mean(2, keepdim=True)
     re, im = x.real, x.imag

@@ -7,19 +7,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from confide.errors import InputError
+from confide.nn.complexvalued.checks import refuse_real
 from confide.nn.parts import choice
 
 __all__ = ["ComplexAvgPool2d", "ComplexMaxPool2d"]
 
 
 class _Pool(nn.Module):
-    def __init__(self, pool: nn.Module, kind: str) -> None:
+    def __init__(self, pool: nn.Module, kind: str, size: int) -> None:
         super().__init__()
+        self.size = size
         self.pool, self.kind = pool, choice(kind, ("separable", "conjugate"), "model pooling kind")
 
     def forward(self, z: Tensor) -> Tensor:
         """Complex (n, c, h, w) to complex (n, c, h', w')."""
-        x, y = self.pool(z.real), self.pool(z.imag)
+        refuse_real(z, type(self).__name__)
+        try:
+            x, y = self.pool(z.real), self.pool(z.imag)
+        except RuntimeError as error:
+            if min(z.shape[-2:]) >= self.size:
+                raise
+            raise InputError(
+                f"{type(self).__name__} got images of {z.shape[-2]} x {z.shape[-1]}, smaller than its windows",
+                where="model",
+                expected=f"at least {self.size} along both axes",
+            ) from error
         return torch.complex(x, y) if self.kind == "separable" else torch.complex(x - y, x + y)
 
 
@@ -40,7 +53,7 @@ class ComplexAvgPool2d(_Pool):
     """
 
     def __init__(self, size: int = 2, *, kind: str = "separable", **options: Any) -> None:
-        super().__init__(nn.AvgPool2d(size, **options), kind)
+        super().__init__(nn.AvgPool2d(size, **options), kind, size)
 
 
 class ComplexMaxPool2d(_Pool):
@@ -55,4 +68,4 @@ class ComplexMaxPool2d(_Pool):
     """
 
     def __init__(self, size: int = 2, *, kind: str = "separable", **options: Any) -> None:
-        super().__init__(nn.MaxPool2d(size, **options), kind)
+        super().__init__(nn.MaxPool2d(size, **options), kind, size)
