@@ -183,12 +183,13 @@ missing = "indicator"
     text = _VOLUMES.replace('images = {array = "scans", size = [10, 9, 8]}\n', "").replace("volumes.npz", "t.csv")
     text = text.replace("[columns.finding]", columns).replace("max_contributors = 60", "max_contributors = 150")
     text = text.split("[model]")[0] + '[model]\nname = "logistic"\n[optimizer]' + text.split("[optimizer]")[1]
-    groups = 'holdout = 0.9\nsubgroups = {illnesses = {count = ["diabetes", "copd"]}}'
+    groups = 'holdout = 0.9\nsubgroups = {sugar = "diabetes", illnesses = {count = ["diabetes", "copd"]}}'
     study = tmp_path / "study.toml"
     study.write_text(text.replace("holdout = 0.4", groups))
     Ledger.create(f"sqlite:///{tmp_path}/ledger.sqlite", cap_epsilon=30.0, cap_delta=0.1).close()
     found = evaluate_model(run_study(study, device="cpu").release.path, device="cpu").figures
-    people = {g.group: g.contributors for g in found.groups}
+    people = {g.group: g.contributors for g in found.groups if g.attribute == "illnesses"}
+    assert sum("all groups together" in note and "r = " in note for note in found.group_notes) == 2
     assert list(people) == ["no other finding", "1 other finding", "2 or more other findings", "not known"]
     assert people["no other finding"] > people["2 or more other findings"] > 5 and people["not known"] <= 6
     for wrong, words in (

@@ -20,6 +20,7 @@ from confide._files import write_atomic
 from confide.contributors import holdout_mask
 from confide.errors import ConfideError, InputError
 from confide.evaluation import (
+    Group,
     GroupRule,
     auroc,
     comorbidity,
@@ -329,6 +330,7 @@ def _groups(
     assert prepared.table.labels is not None
     out: list[GroupFigure] = []
     notes: list[str] = []
+    pairs: list[tuple[Group, Group]] = []
     keep = ~rows.validation if rows.unit == "entry" else ~rows.validation[index.of_entry]
     labels = prepared.table.labels[prepared.held_out]
     if not study.evaluation.subgroups:
@@ -357,19 +359,22 @@ def _groups(
                 kept = {key: e for key, e in group.metrics.items() if key in _METRICS}
                 for key, e in {**kept, **group.differences}.items():
                     out.append(GroupFigure(metric=key, value=e.value, low=e.low, high=e.high, **common))
-        notes += _gap(attribute, by_model)
+        both = zip(by_model["this release"].groups, by_model["non-private"].groups, strict=True)
+        shown = [(a, b) for a, b in both if not a.suppressed and not b.suppressed]
+        notes += _gap(attribute, shown)
+        pairs += shown
+    if len(study.evaluation.subgroups) > 1:
+        notes += _gap("all groups together, which share people", pairs)
     return out, notes
 
 
-def _gap(attribute: str, by_model: dict[str, Any]) -> list[str]:
-    """Whether the groups that lose most by privacy are the small or the difficult ones."""
-    mine, plain = by_model["this release"].groups, by_model["non-private"].groups
-    shown = [(a, b) for a, b in zip(mine, plain, strict=True) if not a.suppressed and not b.suppressed]
-    gaps = [a.metrics["AUROC"].value - b.metrics["AUROC"].value for a, b in shown]
+def _gap(attribute: str, pairs: Sequence[tuple[Group, Group]]) -> list[str]:
+    """Whether the groups that lose most by privacy are the small or the difficult ones; private model first."""
+    gaps = [a.metrics["AUROC"].value - b.metrics["AUROC"].value for a, b in pairs]
     out = []
     for what, values in (
-        ("number of people", [float(a.contributors) for a, _ in shown]),
-        ("difficulty (non-private AUROC)", [b.metrics["AUROC"].value for _, b in shown]),
+        ("number of people", [float(a.contributors) for a, _ in pairs]),
+        ("difficulty (non-private AUROC)", [b.metrics["AUROC"].value for _, b in pairs]),
     ):
         try:
             r, p = gap_correlation(gaps, values)

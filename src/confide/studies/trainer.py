@@ -75,7 +75,8 @@ class Trainer:
         How the entries of one person came to carry one contributor id, for the certificate.
     **settings
         Passed to `confide.PrivateRun`: ``options``, ``noise``, ``seed``, ``scheduler``, ``example``, ``on_nonfinite``,
-        ``progress``, ``methods`` (snapshots then leave as ``snapshots.safetensors``, named ``<number>/<parameter>``).
+        ``progress``, ``methods`` (snapshots and members of an ensemble then leave as ``snapshots.safetensors``, named
+        ``<number>/<parameter>``).
     """
 
     def __init__(

@@ -14,7 +14,9 @@ from confide.training.methods.ensemble import Ensemble
 from confide.training.methods.langevin import SGLD, natural_temperature
 from confide.training.methods.matrix_noise import MatrixNoise
 from confide.training.methods.neuraldp import NeuralDP, NeuralDPModel, NeuralDPRun
+from confide.training.methods.predictor import Predictor
 from confide.training.methods.recipes import de_2022
+from confide.training.methods.temperature import fit_temperature
 
 __all__ = [
     "SGLD",
@@ -28,11 +30,13 @@ __all__ = [
     "NeuralDP",
     "NeuralDPModel",
     "NeuralDPRun",
+    "Predictor",
     "PreviousDirection",
     "ShiftFlip",
     "Snapshots",
     "complex_state",
     "de_2022",
+    "fit_temperature",
     "natural_temperature",
     "realify",
 ]
