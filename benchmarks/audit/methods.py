@@ -30,6 +30,7 @@ from confide.training import (  # noqa: E402
     Averaging,
     BiasAware,
     Clipping,
+    Ensemble,
     Methods,
     PreviousDirection,
     Snapshots,
@@ -95,6 +96,7 @@ CASES = {
         steps=16,
         noise=3.0,
     ),
+    "ensemble": Case({**HALF, **CLIP}, {"methods": Methods(ensemble=Ensemble(4))}),
 }
 
 

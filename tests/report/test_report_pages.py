@@ -233,3 +233,22 @@ def test_series_differ_in_more_than_colour():
     figure = plot(many, title="t", x_label="x", y_label="y")
     dashes = set(re.findall(r'stroke-dasharray="([^"]*)"', figure))
     assert len(dashes) >= 5
+
+
+def test_privacy_against_utility_is_a_curve_over_budgets_beside_the_non_private_model():
+    rows = [(f"epsilon {e:g}", 0.7 + e / 50, "release") for e in (8.0, 1.0, 4.0)] + [("non-private", 0.9, "baseline")]
+    budgets = [
+        {"model": model, "value": value, "low": value - 0.05, "high": value + 0.05, "role": role}
+        for model, value, role in rows
+    ]
+    page = internal_report(InternalFigures.model_validate({"name": "s", "budgets": budgets}))
+    assert "epsilon (logarithmic)" in page and "Every budget with its interval" in page
+    alone = internal_report(InternalFigures.model_validate({"name": "s", "budgets": [budgets[0], budgets[3]]}))
+    assert "epsilon (logarithmic)" not in alone and "Every budget with its interval" in alone
+
+
+def test_few_powers_of_ten_have_ticks_in_between():
+    svg = plot(
+        [Series("a", [1.0, 8.0], [0.0, 1.0])], title="t", x_label="x", y_label="y", x_range=(0.9, 9.0), x_log=True
+    )
+    assert all(f">{tick}</text>" in svg for tick in ("1", "2", "5"))

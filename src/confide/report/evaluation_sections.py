@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from confide.report.figures import GroupFigure, InternalFigures, Multiplicity
@@ -182,20 +183,51 @@ def multiplicity_section(m: Multiplicity | None) -> str:
 
 
 def budgets_section(f: InternalFigures) -> str:
-    """Privacy against utility."""
+    """Privacy against utility: a curve over budgets beside the non-private model, and the figures one by one."""
     if not f.budgets:
         return ""
-    return beside(
-        [
-            dot_chart(
-                [DotRow(m.model, m.value, m.low, m.high, style=0 if m.role == "release" else 1) for m in f.budgets],
-                title="Privacy against utility",
-                x_label="AUROC on held-out people (no unit)",
-                guide=0.5,
-                guide_label="guessing",
-                note="One model a budget, so that differences smaller than the intervals mean nothing.",
-            )
-        ]
+    dots = dot_chart(
+        [DotRow(m.model, m.value, m.low, m.high, style=0 if m.role == "release" else 1) for m in f.budgets],
+        title="Every budget with its interval",
+        x_label="AUROC on held-out people (no unit)",
+        guide=0.5,
+        guide_label="guessing",
+        note="One model a budget, so that differences smaller than the intervals mean nothing.",
+    )
+    return beside([chart for chart in (_curve_of_budgets(f), dots) if chart])
+
+
+def _curve_of_budgets(f: InternalFigures) -> str:
+    """AUROC over epsilon; nothing for a single budget."""
+    bought = {}
+    for m in f.budgets:
+        word, _, number_of = m.model.partition(" ")
+        if word == "epsilon" and m.value is not None:
+            bought[float(number_of)] = m
+    if len(bought) < 2:
+        return ""
+    at = sorted(bought)
+    ends = [at[0] / 1.15, at[-1] * 1.15]
+    mine = [bought[epsilon] for epsilon in at]
+    series = [
+        Series(
+            "private", at, [_f(m.value) for m in mine], "line", [_f(m.low) for m in mine], [_f(m.high) for m in mine], 0
+        )
+    ]
+    for m in f.budgets:
+        if m.model == "non-private" and m.value is not None:
+            series.append(Series("non-private", ends, [m.value, m.value], "guide"))
+    known = [v for m in f.budgets for v in (_f(m.value), _f(m.low), _f(m.high)) if math.isfinite(v)]
+    low, high = min(known), max(known)
+    return plot(
+        series,
+        title="Privacy against utility",
+        note="To the left, more privacy; bars are 95% intervals over people.",
+        x_label="epsilon (logarithmic)",
+        y_label="AUROC on held-out people (no unit)",
+        x_range=(ends[0], ends[1]),
+        y_range=(max(0.0, low - 0.02), min(1.0, high + 0.02)),
+        x_log=True,
     )
 
 

@@ -404,6 +404,11 @@ def _spacing(values: Sequence[float]) -> float:
 def _ticks(low: float, high: float, log: bool, wanted: int = 5) -> list[tuple[float, str]]:
     if log:
         first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+        if last - first < 2:  # few powers of ten: their doubles and fives as well
+            fine = [m * 10.0**e for e in range(first - 1, last + 1) for m in (1, 2, 5)]
+            return [
+                (v, f"{v:,g}" if 1e-3 < v < 1e4 else scientific(v)) for v in fine if low * 0.999 <= v <= high * 1.001
+            ]
         stride = max(1, math.ceil((last - first + 1) / 6))
         return [
             (10.0**e, scientific(10.0**e) if not -2 <= e <= 3 else f"{10.0**e:,g}")
