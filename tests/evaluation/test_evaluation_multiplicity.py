@@ -124,3 +124,38 @@ def test_dice_and_surface_distance():
     assert hd95(a, empty) == float("inf")
     with pytest.raises(InputError, match="shapes"):
         dice(a, a[0])
+
+
+classes = st.integers(2, 5).flatmap(
+    lambda b: st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=b, max_size=b)
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(classes)
+def test_several_classes_by_their_definitions(rows):
+    d = np.array(rows)
+    pairs = list(combinations(range(len(d)), 2))
+    np.testing.assert_allclose(self_consistency(d), np.mean([d[i] == d[j] for i, j in pairs], axis=0))
+    for m, found in enumerate(conflict_by_size(d), 1):
+        sets = [d[list(some)] for some in combinations(range(len(d)), m)]
+        assert found == pytest.approx(np.mean([(one != one[0]).any(axis=0).mean() for one in sets]), abs=1e-9)
+    said = ensemble_decision(d, share=0.75)
+    for column, answer in zip(d.T, said, strict=True):
+        most = max((column == c).sum() for c in range(4))
+        assert (answer >= 0) == (most >= np.ceil(0.75 * len(d) - 1e-9))
+        assert answer < 0 or (column == answer).sum() == most
+
+
+def test_two_ensembles_of_three_classes_contradict_each_other_as_often_as_simulated():
+    rng = np.random.default_rng(0)
+    q = np.array([0.5, 0.3, 0.2])
+    votes = rng.choice(3, p=q, size=(2, 3, 200_000))
+    one, two = (np.where((v == v[0]).all(0), v[0], -1) for v in votes)
+    simulated = np.mean((one >= 0) & (two >= 0) & (one != two))
+    members = np.repeat([0, 1, 2], [5, 3, 2])[:, None]  # ten models with these shares; then the closed form for three
+    given = q**3
+    assert simulated == pytest.approx(given.sum() ** 2 - (given**2).sum(), abs=1e-3)
+    report = ensemble_report(members, [0])
+    shares = q**10
+    assert report.residual_multiplicity == pytest.approx(shares.sum() ** 2 - (shares**2).sum())

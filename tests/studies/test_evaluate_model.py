@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from clinic import Clinic
 
@@ -200,3 +201,42 @@ missing = "indicator"
         study.write_text(text.replace("holdout = 0.4", groups.replace('count = ["diabetes", "copd"]', wrong)))
         with pytest.raises(InputError, match=words):
             load_study(study)
+
+
+def test_several_classes_are_measured_by_their_most_likely_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["patient,x,sex,finding"]
+    for i in range(150):
+        lines += [f"p{i},{np.clip(rng.normal(i % 3, 0.4), -2, 4):.2f},{'fm'[i // 3 % 2]},{'abc'[i % 3]}"] * 2
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    columns = """[columns.x]
+type = "real"
+bounds = [-2, 4]
+[columns.sex]
+role = "attribute"
+type = "categorical"
+categories = ["f", "m"]
+[columns.finding]"""
+    text = _VOLUMES.replace('images = {array = "scans", size = [10, 9, 8]}\n', "").replace("volumes.npz", "t.csv")
+    text = text.replace("[columns.finding]", columns).replace("max_contributors = 60", "max_contributors = 150")
+    text = text.replace("classes = [0, 1]\npositive = [1]", 'classes = ["a", "b", "c"]').replace(
+        "steps = 2", "steps = 30"
+    )
+    text = text.split("[model]")[0] + '[model]\nname = "mlp"\n[optimizer]' + text.split("[optimizer]")[1]
+    text = text.replace("lr = 0.1", "lr = 1.0").replace("holdout = 0.4", 'holdout = 0.6\nsubgroups = {sex = "sex"}')
+    (tmp_path / "study.toml").write_text(text)
+    Ledger.create(f"sqlite:///{tmp_path}/ledger.sqlite", cap_epsilon=30.0, cap_delta=0.1).close()
+    release = run_study(tmp_path / "study.toml", device="cpu").release
+    found = evaluate_model(release.path, members=2, budgets=(2.0, 8.0), device="cpu").figures
+    assert {g.metric for g in found.groups} == {"accuracy", "accuracy_difference"}
+    assert [m.metric for m in found.budgets] == ["accuracy"] * 3
+    assert any("most likely one is the answer" in note for note in found.group_notes)
+    private = next(c for c in found.selective if c.label == "this release")
+    accuracy = private.y[-1]
+    by_sex = [g for g in found.groups if g.model == "this release" and g.metric == "accuracy"]
+    assert accuracy is not None and min(g.value or 0 for g in by_sex) <= accuracy <= max(g.value or 0 for g in by_sex)
+    assert found.multiplicity is not None and found.multiplicity.models == 3 and found.multiplicity.compared
+    each = pl.read_csv(release.internal / "arbitrariness.csv")
+    assert set(each["class_number"]) <= {0, 1, 2} and each["votes"].max() <= found.multiplicity.admitted
+    known = {(m.model, m.metric) for m in found.metrics}
+    assert ("this release", "ECE per entry (15 bins)") in known

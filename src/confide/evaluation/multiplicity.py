@@ -1,7 +1,7 @@
 """Would another equally good model have told this patient something else? Predictive multiplicity and its remedy.
 
 Private training draws its noise at random, so every private model is one of many that validation cannot tell apart. The
-functions take the decisions of such a set, shape (models, n), with values 0 and 1.
+functions take the decisions of such a set, shape (models, n): 0 and 1, or numbers of classes.
 
 >>> import numpy as np
 >>> decisions = np.array([[1, 0, 1, 0], [1, 1, 1, 0], [1, 0, 0, 0]])
@@ -107,13 +107,16 @@ def disagreement(decisions: ArrayLike) -> float:
 
 
 def self_consistency(decisions: ArrayLike) -> Floats:
-    """Return, for every row, the probability that two different models agree: ``1 - 2 b0 b1 / (b (b - 1))``."""
+    """Return, for every row, the probability that two different models agree: ``1 - 2 b0 b1 / (b (b - 1))``.
+
+    For several classes the sum of ``b_c (b_c - 1)`` over ``b (b - 1)``, which is the same for two.
+    """
     d = _votes(decisions)
     b = d.shape[0]
     if b < 2:
         raise InputError("one model agrees with itself", expected="the decisions of at least two models")
-    ones = d.sum(axis=0)
-    value: Floats = 1.0 - 2.0 * ones * (b - ones) / (b * (b - 1.0))
+    each = _counts(d)
+    value: Floats = (each * (each - 1)).sum(axis=0) / (b * (b - 1.0))
     return value
 
 
@@ -184,7 +187,7 @@ class EnsembleReport:
 
 
 def ensemble_decision(decisions: ArrayLike, *, share: float = 1.0) -> NDArray[np.int64]:
-    """Return the majority where its share of the votes reaches `share`, and -1 (deferred) elsewhere.
+    """Return the majority's class where its share of the votes reaches `share`, and -1 (deferred) elsewhere.
 
     Raises
     ------
@@ -194,9 +197,9 @@ def ensemble_decision(decisions: ArrayLike, *, share: float = 1.0) -> NDArray[np
     if not 0.5 < share <= 1.0:
         raise InputError(f"a share of {share} of the votes is no majority", expected="0.5 < share <= 1")
     d = _votes(decisions)
-    ones = d.sum(axis=0)
+    each = _counts(d)
     needed = np.ceil(share * d.shape[0] - 1e-9)
-    return np.where(ones >= needed, 1, np.where(d.shape[0] - ones >= needed, 0, -1))
+    return np.where(each.max(axis=0) >= needed, each.argmax(axis=0), -1)
 
 
 def ensemble_report(
@@ -204,8 +207,8 @@ def ensemble_report(
 ) -> EnsembleReport:
     """Describe the ensemble of all given models, whose answers are `ensemble_decision`.
 
-    The residual multiplicity takes each row's share of positive votes as the probability of a single model's, so that
-    it is an estimate; `residual_multiplicity` gives the closed form behind it.
+    The residual multiplicity takes each class's share of a row's votes as the probability of a single model's, so that
+    it is an estimate; `residual_multiplicity` gives the closed form behind it for two classes.
     """
     d, y = _votes(decisions), np.asarray(labels)
     if y.shape != d.shape[1:]:
@@ -213,7 +216,8 @@ def ensemble_report(
     said = ensemble_decision(d, share=share)
     answered = said >= 0
     accuracy = float((said == y)[answered].mean()) if answered.any() else float("nan")
-    residual = residual_multiplicity(d.mean(axis=0), d.shape[0], share=share)
+    given = _answers(_counts(d) / d.shape[0], d.shape[0], share)
+    residual = given.sum(axis=0) ** 2 - (given**2).sum(axis=0)
     by_group = {}
     if groups is not None:
         names = np.asarray(groups).astype(str)
@@ -234,30 +238,32 @@ def residual_multiplicity(positive: ArrayLike, size: int, *, share: float = 1.0)
         m.
     """
     q = np.asarray(positive, dtype=np.float64)
-    yes, no = _answers(q, size, share)
+    yes, no = _answers(np.stack([q, 1.0 - q]), size, share)
     value: Floats = 2.0 * yes * no
     return value
 
 
 def coverage(positive: ArrayLike, size: int, *, share: float = 1.0) -> Floats:
     """Return the probability that an ensemble answers: ``q^m + (1 - q)^m`` for unanimity."""
-    yes, no = _answers(np.asarray(positive, dtype=np.float64), size, share)
+    q = np.asarray(positive, dtype=np.float64)
+    yes, no = _answers(np.stack([q, 1.0 - q]), size, share)
     value: Floats = yes + no
     return value
 
 
-def _answers(q: Floats, size: int, share: float) -> tuple[Floats, Floats]:
+def _answers(q: Floats, size: int, share: float) -> Floats:
+    """Probability that an ensemble answers each class; more than half of the votes exclude one another."""
     from scipy.stats import binom
 
     if size < 1 or not 0.5 < share <= 1.0:
         raise InputError(f"{size} members and a share of {share}", expected="at least 1 member, 0.5 < share <= 1")
-    needed = int(np.ceil(share * size - 1e-9))
-    return binom.sf(needed - 1, size, q), binom.sf(needed - 1, size, 1.0 - q)
+    found: Floats = binom.sf(int(np.ceil(share * size - 1e-9)) - 1, size, q)
+    return found
 
 
 def _unanimous(d: Votes, m: int) -> Floats:
     """Probability, for every row, that m models drawn without replacement all agree."""
-    b, ones = d.shape[0], d.sum(axis=0)
+    b = d.shape[0]
 
     def drawn(count: NDArray[np.int64]) -> Floats:
         whole = gammaln(b + 1) - gammaln(b - m + 1)
@@ -265,11 +271,18 @@ def _unanimous(d: Votes, m: int) -> Floats:
         log = gammaln(count + 1.0) - gammaln(np.where(possible, count - m, 0) + 1.0) - whole
         return np.where(possible, np.exp(log), 0.0)
 
-    return drawn(ones) + drawn(b - ones)
+    return np.asarray(sum(drawn(one) for one in _counts(d)))
+
+
+def _counts(d: Votes) -> Votes:
+    """Votes for every class, shape (classes, n); two classes at least."""
+    return np.stack([(d == c).sum(axis=0) for c in range(max(2, int(d.max()) + 1))])
 
 
 def _votes(decisions: ArrayLike) -> Votes:
     d = np.asarray(decisions)
-    if d.ndim != 2 or d.size == 0 or not np.isin(d, (0, 1)).all():
-        raise InputError(f"decisions of shape {d.shape}", expected="0 and 1, shape (models, n), at least one of each")
+    if d.ndim != 2 or d.size == 0 or not (np.isfinite(d).all() and (d >= 0).all() and (d == np.floor(d)).all()):
+        raise InputError(
+            f"decisions of shape {d.shape}", expected="numbers of classes, shape (models, n), at least one of each"
+        )
     return d.astype(np.int64)

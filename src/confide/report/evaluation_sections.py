@@ -94,7 +94,8 @@ def multiplicity_section(m: Multiplicity | None) -> str:
     if m is None:
         return ""
     told = (
-        f"{m.admitted} of them cannot be told apart by their AUROC (paired bootstrap over people)."
+        f"{m.admitted} of them cannot be told apart by their AUROC, of several classes their accuracy (paired "
+        "bootstrap over people)."
         if m.compared
         else "all are kept, as people of one class alone left no AUROC to compare them by."
     )
@@ -189,8 +190,8 @@ def budgets_section(f: InternalFigures) -> str:
     dots = dot_chart(
         [DotRow(m.model, m.value, m.low, m.high, style=0 if m.role == "release" else 1) for m in f.budgets],
         title="Every budget with its interval",
-        x_label="AUROC on held-out people (no unit)",
-        guide=0.5,
+        x_label=f"{f.budgets[0].metric} on held-out people (no unit)",
+        guide=0.5 if f.budgets[0].metric == "AUROC" else None,
         guide_label="guessing",
         note="One model a budget, so that differences smaller than the intervals mean nothing.",
     )
@@ -224,7 +225,7 @@ def _curve_of_budgets(f: InternalFigures) -> str:
         title="Privacy against utility",
         note="To the left, more privacy; bars are 95% intervals over people.",
         x_label="epsilon (logarithmic)",
-        y_label="AUROC on held-out people (no unit)",
+        y_label=f"{f.budgets[0].metric} on held-out people (no unit)",
         x_range=(ends[0], ends[1]),
         y_range=(max(0.0, low - 0.02), min(1.0, high + 0.02)),
         x_log=True,

@@ -20,14 +20,9 @@ from confide._files import write_atomic
 from confide.contributors import holdout_mask
 from confide.errors import ConfideError, InputError
 from confide.evaluation import (
-    Group,
-    GroupRule,
-    auroc,
-    comorbidity,
+    METRICS,
     ece,
     evaluate,
-    fairness,
-    gap_correlation,
     nll,
     null_ece,
     per_contributor,
@@ -35,13 +30,12 @@ from confide.evaluation import (
     selective_curve,
     youden_threshold,
 )
-from confide.evaluation.groups import UNKNOWN
 from confide.planning import Plan, plan
 from confide.release import Release
 from confide.report import InternalFigures, internal_report
-from confide.report.figures import Curve, GroupFigure, Measured, Reliability
-from confide.studies.evaluate_multiplicity import FILE, Rows, measure_multiplicity
-from confide.studies.evaluation_section import Subgroups
+from confide.report.figures import Curve, Measured, Reliability
+from confide.studies.evaluate_groups import measure_groups, members_of
+from confide.studies.evaluate_multiplicity import FILE, Rows, answer_of, measure_multiplicity
 from confide.studies.file import Study, load_study, parse_study
 from confide.studies.measure import fit_plainly, fit_with
 from confide.studies.models import build_model, fixed_features, probabilities
@@ -84,6 +78,9 @@ def evaluate_model(
 ) -> Evaluated:
     """Measure a released model on the people who took no part, and rewrite its internal report with the pictures.
 
+    Of several classes the most likely one is the answer: its probability is what calibration and deferral are about,
+    groups are compared by the share of right answers, and all figures are per entry with intervals over people.
+
     Parameters
     ----------
     release : path
@@ -101,7 +98,7 @@ def evaluate_model(
     Raises
     ------
     InputError
-        No internal folder, nobody held out, or a label of more than two classes.
+        No internal folder, or nobody held out.
     """
     from confide.studies.trainer import load
     from confide.studies.watch import Quiet
@@ -128,14 +125,9 @@ def evaluate_model(
         )
     label = schema_of(declared).label
     outputs = schema_of(declared).n_outputs
-    if outputs != 1 or label is None:
-        raise InputError(
-            "groups and multiplicity are measured for a yes/no label",
-            where="[columns]",
-            expected="a label with `positive` classes",
-        )
+    assert label is not None
     plans = _budget_plans(declared, base, budgets)  # what cannot be planned is said before anything is trained
-    rows = _rows(declared, prepared)
+    rows = _rows(declared, prepared, classes=outputs > 1)
     prepared.features = fixed_features(declared, prepared.table.features, outputs=outputs, base=base)
     held = prepared.inputs[prepared.held_out]
     released = load(release, base=base).model
@@ -154,12 +146,13 @@ def evaluate_model(
         return np.asarray(probabilities(model, held, outputs=outputs), dtype=np.float64)
 
     plain = train("non-private", None)
+    both = {"this release": of_release, "non-private": plain}
     threshold, chosen = _threshold(declared, rows, of_release)
-    found: dict[str, Any] = _calibration(rows, {"this release": of_release, "non-private": plain})
-    groups, notes = _groups(declared, prepared, rows, {"this release": of_release, "non-private": plain}, threshold)
+    found: dict[str, Any] = _calibration(rows, both, threshold)
+    groups, notes = measure_groups(declared, prepared, rows, both, threshold)
     found["groups"], found["group_notes"] = groups, [chosen, *_one_class(rows), *notes]
     shown = ~rows.validation_entries
-    found["slices"] = slice_curves(made, held[shown], rows.entry_labels[shown])
+    found["slices"] = [] if outputs > 1 else slice_curves(made, held[shown], rows.entry_labels[shown])
     voters, compared = declared.training.voters, []
     if voters is not None:
         compared = list(each_member(released, held, outputs=outputs))
@@ -175,7 +168,7 @@ def evaluate_model(
             compared,
             threshold,
             private,
-            {attribute: member for attribute, (member, _) in _members_of(declared, prepared).items()},
+            {attribute: member for attribute, (member, _) in members_of(declared, prepared).items()},
             prepared.held_out_index.ids.tolist(),
             agree=None if voters is None else voters.agree,
         )
@@ -201,7 +194,7 @@ def _study(internal: Path, given: str | Path | None, figures: InternalFigures) -
     return parse_study(copy.read_text(encoding="utf-8"), where=str(copy)), Path(figures.extra.get("base", "."))
 
 
-def _rows(study: Study, prepared: Prepared) -> Rows:
+def _rows(study: Study, prepared: Prepared, *, classes: bool) -> Rows:
     index = prepared.held_out_index
     assert index is not None
     assert prepared.table.labels is not None
@@ -210,15 +203,17 @@ def _rows(study: Study, prepared: Prepared) -> Rows:
     own = holdout_key(study.model_copy(update={"name": study.name + " validation"}), None)
     share = study.evaluation.validation
     people = holdout_mask(index, share, own) if share > 0 else np.zeros(index.n_contributors, dtype=bool)
-    if study.evaluation.unit == "contributor":
+    if study.evaluation.unit == "contributor" and not classes:
         y, _ = per_contributor(labels, labels.astype(np.float64), index.of_entry)
         return Rows(y, np.arange(y.size), labels, index.of_entry, "contributor", people, people[index.of_entry])
     of_entry = index.of_entry
-    return Rows(labels, of_entry, labels, of_entry, "entry", people[of_entry], people[of_entry])
+    return Rows(labels, of_entry, labels, of_entry, "entry", people[of_entry], people[of_entry], classes)
 
 
 def _threshold(study: Study, rows: Rows, by_entry: F64) -> tuple[float, str]:
     """Return the threshold and a sentence about where it comes from."""
+    if by_entry.ndim == 2:
+        return 0.5, "Several classes: the most likely one is the answer, and figures are per entry."
     if not rows.validation.any():
         return study.evaluation.threshold, f"Threshold {study.evaluation.threshold:g}, declared in the study file."
     try:
@@ -237,7 +232,7 @@ def _threshold(study: Study, rows: Rows, by_entry: F64) -> tuple[float, str]:
 def _one_class(rows: Rows) -> list[str]:
     """Say that figures of two classes are undefined where the people who were held out are all of one."""
     test = ~rows.validation
-    if len(np.unique(rows.labels[test])) > 1:
+    if len(np.unique(rows.labels[test])) > 1 or rows.several:
         return []
     what = "people" if rows.unit == "contributor" else "rows"
     return [
@@ -246,15 +241,20 @@ def _one_class(rows: Rows) -> list[str]:
     ]
 
 
-def _calibration(rows: Rows, models: dict[str, F64]) -> dict[str, Any]:
+def _calibration(rows: Rows, models: dict[str, F64], threshold: float) -> dict[str, Any]:
     test = ~rows.validation
     curves, bins = [], []
     for name, by_entry in models.items():
-        share, right = selective_curve(rows.labels[test], rows.scores(by_entry)[test])
+        if by_entry.ndim == 2:  # of classes: surest where the most likely one is likely, right where it is the label
+            right_answer, sure = answer_of(rows, by_entry)
+            share, right = selective_curve(right_answer[test], sure[test], threshold=0.0)
+        else:
+            share, right = selective_curve(rows.labels[test], rows.scores(by_entry)[test], threshold=threshold)
         curves.append(Curve(label=name, x=share.tolist(), y=right.tolist(), y_label="accuracy on what is answered"))
         # the model predicts entries, so that is where a 30% can be a 30%
         kept = ~rows.validation_entries
-        predicted, observed, weight = reliability(rows.entry_labels[kept], by_entry[kept], spacing="adaptive")
+        y, p = (rows.entry_labels, by_entry) if by_entry.ndim == 1 else answer_of(rows, by_entry)
+        predicted, observed, weight = reliability(y[kept], p[kept], spacing="adaptive")
         bins.append(
             Reliability(model=name, predicted=predicted.tolist(), observed=observed.tolist(), weight=weight.tolist())
         )
@@ -268,9 +268,23 @@ def _calibration_metrics(rows: Rows, of_release: F64, plain: F64, figures: Inter
     out = []
     models: list[tuple[str, F64, Any]] = [("this release", of_release, "release"), ("non-private", plain, "baseline")]
     for name, by_entry, role in models:
-        y, s = rows.entry_labels[test], by_entry[test]
-        wanted = {f"ECE per entry ({_BINS} bins)": _ece, "negative log-likelihood per entry": nll}
-        found = evaluate(y, s, rows.of_entry[test], unit="entry", metrics=wanted, replicates=500)
+        y, p = rows.entry_labels, by_entry
+        of_label = (y, p)
+        if by_entry.ndim == 2:
+            y, p = answer_of(rows, by_entry)
+            of_label = (np.ones_like(y), by_entry[np.arange(len(y)), rows.entry_labels])
+        y, s = y[test], p[test]
+        owners = rows.of_entry[test]
+        found = evaluate(
+            y, s, owners, unit="entry", metrics={f"ECE per entry ({_BINS} bins)": _ece}, replicates=500
+        ) | evaluate(
+            of_label[0][test],
+            of_label[1][test],
+            owners,
+            unit="entry",
+            metrics={"negative log-likelihood per entry": nll},
+            replicates=500,
+        )
         out += [
             Measured(model=name, metric=key, value=e.value, low=e.low, high=e.high, level=e.level, role=role)
             for key, e in found.items()
@@ -292,98 +306,6 @@ def _calibration_metrics(rows: Rows, of_release: F64, plain: F64, figures: Inter
 
 def _ece(labels: Any, scores: Any, weights: Any = None) -> Any:
     return ece(labels, scores, weights, bins=_BINS)
-
-
-def _members_of(study: Study, prepared: Prepared) -> dict[str, tuple[npt.NDArray[np.str_], Any]]:
-    """Attribute -> (group of each held-out entry, declared groups)."""
-    out: dict[str, tuple[npt.NDArray[np.str_], Any]] = {}
-    for attribute, declared in study.evaluation.subgroups.items():
-        if declared.column is None:
-            out[attribute] = _counted(study, prepared, declared)
-            continue
-        rule = GroupRule(declared.column, declared.cuts)
-        categories = None if rule.cuts else study.columns[rule.column].categories
-        names = None if not rule.cuts and categories is None else rule.names(categories)
-        member = rule.assign(prepared.table.values(rule.column)[prepared.held_out])
-        out[attribute] = (member, None if names is None else (*names, *sorted(set(member.tolist()) - set(names))))
-    return out
-
-
-def _counted(study: Study, prepared: Prepared, group: Subgroups) -> tuple[npt.NDArray[np.str_], tuple[str, ...]]:
-    """Group of each held-out entry by how many of several columns say yes."""
-    values = [np.asarray(prepared.table.values(column), dtype=str)[prepared.held_out] for column in group.count]
-    there = [v == str((study.columns[c].categories or ("", ""))[1]) for c, v in zip(group.count, values, strict=True)]
-    # the predicted finding itself is no co-morbidity: it stands in front and does not count
-    member = comorbidity(np.column_stack([np.zeros_like(there[0]), *there]), 0, most=group.most)
-    member = np.where(np.any([v == "" for v in values], axis=0), UNKNOWN, member)
-    every = np.zeros((group.most + 1, group.most + 1), dtype=int)
-    every[:, 1:] = np.tril(np.ones((group.most + 1, group.most), dtype=int), -1)
-    names = tuple(comorbidity(every, 0, most=group.most).tolist())
-    return member, (*names, *sorted(set(member.tolist()) - set(names)))
-
-
-def _groups(
-    study: Study, prepared: Prepared, rows: Rows, models: dict[str, F64], threshold: float
-) -> tuple[list[GroupFigure], list[str]]:
-    index = prepared.held_out_index
-    assert index is not None
-    assert prepared.table.labels is not None
-    out: list[GroupFigure] = []
-    notes: list[str] = []
-    pairs: list[tuple[Group, Group]] = []
-    keep = ~rows.validation if rows.unit == "entry" else ~rows.validation[index.of_entry]
-    labels = prepared.table.labels[prepared.held_out]
-    if not study.evaluation.subgroups:
-        notes.append('No subgroups are declared; [evaluation] subgroups = {sex = "sex"} names a column.')
-    for attribute, (member, names) in _members_of(study, prepared).items():
-        by_model = {}
-        for name, by_entry in models.items():
-            by_model[name] = fairness(
-                labels[keep],
-                by_entry[keep],
-                index.of_entry[keep],
-                member[keep],
-                attribute=attribute,
-                threshold=threshold,
-                unit=rows.unit,
-                known=names,
-                replicates=study.evaluation.bootstrap,
-            )
-            for group in by_model[name].groups:
-                common: dict[str, Any] = {"attribute": attribute, "group": group.name, "model": name}
-                common["contributors"] = group.contributors
-                if group.suppressed and name == "this release":
-                    notes.append(f"{attribute}: no figures for {group.name!r}, {group.suppressed}.")
-                if group.suppressed:
-                    out.append(GroupFigure(metric="AUROC", suppressed=group.suppressed, **common))
-                kept = {key: e for key, e in group.metrics.items() if key in _METRICS}
-                for key, e in {**kept, **group.differences}.items():
-                    out.append(GroupFigure(metric=key, value=e.value, low=e.low, high=e.high, **common))
-        both = zip(by_model["this release"].groups, by_model["non-private"].groups, strict=True)
-        shown = [(a, b) for a, b in both if not a.suppressed and not b.suppressed]
-        notes += _gap(attribute, shown)
-        pairs += shown
-    if len(study.evaluation.subgroups) > 1:
-        notes += _gap("all groups together, which share people", pairs)
-    return out, notes
-
-
-def _gap(attribute: str, pairs: Sequence[tuple[Group, Group]]) -> list[str]:
-    """Whether the groups that lose most by privacy are the small or the difficult ones; private model first."""
-    gaps = [a.metrics["AUROC"].value - b.metrics["AUROC"].value for a, b in pairs]
-    out = []
-    for what, values in (
-        ("number of people", [float(a.contributors) for a, _ in pairs]),
-        ("difficulty (non-private AUROC)", [b.metrics["AUROC"].value for _, b in pairs]),
-    ):
-        try:
-            r, p = gap_correlation(gaps, values)
-        except InputError:
-            continue
-        out.append(
-            f"{attribute}: correlation of the private minus non-private AUROC with {what}: r = {r:.2f}, p = {p:.2f}."
-        )
-    return out
 
 
 def _budget_plans(study: Study, base: Path, budgets: Sequence[float]) -> list[tuple[float, Plan]]:
@@ -422,18 +344,23 @@ def _budgets(study: Study, rows: Rows, plans: Sequence[tuple[float, Plan]], trai
         if epsilon is not None:
             name = f"epsilon {epsilon:g}"
             by_entry = train(f"a model for {name}", under)
+        name_of = "AUROC"
+        y, scores = rows.labels, by_entry
+        if rows.several:
+            name_of, y = "accuracy", np.ones_like(rows.labels)
+            scores = answer_of(rows, by_entry)[0].astype(np.float64)
         one = evaluate(
-            rows.labels[test],
-            rows.scores(by_entry)[test],
+            y[test],
+            rows.scores(scores)[test],
             rows.owners[test],
             unit="entry",
-            metrics={"AUROC": auroc},
+            metrics={name_of: METRICS[name_of.lower()]},
             replicates=study.evaluation.bootstrap,
-        )["AUROC"]
+        )[name_of]
         out.append(
             Measured(
                 model=name,
-                metric="AUROC",
+                metric=name_of,
                 value=one.value,
                 low=one.low,
                 high=one.high,

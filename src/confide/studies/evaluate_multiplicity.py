@@ -12,7 +12,7 @@ import polars as pl
 
 from confide.accounting import compose
 from confide.errors import InputError
-from confide.evaluation import admitted, auroc, ensemble_report, per_contributor
+from confide.evaluation import accuracy, admitted, auroc, ensemble_report, per_contributor
 from confide.evaluation import multiplicity as mult
 from confide.evaluation.fairness import MINIMUM
 from confide.planning import Plan
@@ -26,7 +26,7 @@ FILE = "arbitrariness.csv"
 
 @dataclass
 class Rows:
-    """Held-out rows in the unit of the study: entries, or one row a contributor."""
+    """Held-out rows in the unit of the study: entries, or one row a contributor; entries if classes are `several`."""
 
     labels: npt.NDArray[np.int64]
     owners: npt.NDArray[np.int64]
@@ -35,6 +35,7 @@ class Rows:
     unit: Any
     validation: npt.NDArray[np.bool_]
     validation_entries: npt.NDArray[np.bool_]
+    several: bool = False
 
     def scores(self, by_entry: F64) -> F64:
         """Return one score for each row."""
@@ -49,6 +50,12 @@ class Rows:
             return member
         _, first = np.unique(self.of_entry, return_index=True)
         return member[first]
+
+
+def answer_of(rows: Rows, by_entry: F64) -> tuple[npt.NDArray[np.int64], F64]:
+    """Return for every held-out entry whether its most likely class is right, 0 or 1, and that class's probability."""
+    right = (by_entry.argmax(axis=1) == rows.entry_labels).astype(np.int64)
+    return right, by_entry.max(axis=1)
 
 
 def measure_multiplicity(
@@ -67,7 +74,8 @@ def measure_multiplicity(
     ----------
     rows : Rows
     models : sequence of float64 arrays
-        Scores of every held-out entry by each model, that of the release first.
+        Scores of every held-out entry by each model, that of the release first; shape (entries,), or (entries, classes)
+        where the most likely class is the answer and `rows` are entries.
     threshold : float
         Where a score becomes a yes, the same for all.
     private : Plan
@@ -85,23 +93,27 @@ def measure_multiplicity(
     polars.DataFrame
         One row for each held-out row outside validation: contributor, votes, self-consistency and capacity.
     """
-    scores = np.stack([rows.scores(one) for one in models])
+    classes = models[0].ndim == 2
+    scores = np.stack(list(models)) if classes else np.stack([rows.scores(one) for one in models])
+    decided = scores.argmax(axis=2) if classes else (scores >= threshold).astype(np.int64)
     compared = agree is None
     kept = np.ones(len(models), dtype=bool)
     if agree is None:
         choose = rows.validation if rows.validation.any() else np.ones(rows.labels.size, dtype=bool)
+        # of classes the share of right answers is compared, of two sides the ranking
+        judged = (decided == rows.labels).astype(np.float64) if classes else scores
+        truth, metric = (np.ones_like(rows.labels), accuracy) if classes else (rows.labels, auroc)
         try:
-            kept = admitted(rows.labels[choose], scores[:, choose], rows.owners[choose], metric=auroc, replicates=500)
+            kept = admitted(truth[choose], judged[:, choose], rows.owners[choose], metric=metric, replicates=500)
         except InputError:  # one class alone: no AUROC by which one could be worse
             compared = False
     share = 1.0 if agree is None else agree
     test = ~rows.validation
-    chosen = scores[kept][:, test]
-    said = (chosen >= threshold).astype(np.int64)
+    chosen, said = scores[kept][:, test], decided[kept][:, test]
     labels = rows.labels[test]
     several = len(said) > 1
     consistent = mult.self_consistency(said) if several else np.ones(labels.size)
-    capacity = mult.rashomon_capacity(np.stack([1.0 - chosen, chosen], axis=2))
+    capacity = mult.rashomon_capacity(chosen if classes else np.stack([1.0 - chosen, chosen], axis=2))
     report = ensemble_report(said, labels, share=share)
     votes = [
         ensemble_report(said, labels, share=needed / len(said)) for needed in range(len(said) // 2 + 1, len(said) + 1)
@@ -130,12 +142,20 @@ def measure_multiplicity(
         {
             "contributor": [str(ids[i]) for i in rows.owners[test]],
             "models": np.full(labels.size, len(said)),
-            "votes_yes": said.sum(axis=0),
+            **_most(said, classes),
             "self_consistency": consistent.round(4),
             "capacity_bits": capacity.round(4),
         }
     )
     return found, each
+
+
+def _most(said: npt.NDArray[np.int64], classes: bool) -> dict[str, Any]:
+    """Votes of each row: for yes, or for the class that most say."""
+    if not classes:
+        return {"votes_yes": said.sum(axis=0)}
+    each = np.stack([(said == c).sum(axis=0) for c in range(int(said.max()) + 1)])
+    return {"class_number": each.argmax(axis=0), "votes": each.max(axis=0)}
 
 
 def _by_group(
