@@ -174,7 +174,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["extras"]["train"] is True
-    assert all(found[name] for name in ("engine", "precision", "kernels", "noise"))
+    assert all(found[name] for name in ("engine", "precision", "kernels", "noise", "memory", "processes"))
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,16 @@ from torch.utils.data import TensorDataset
 from training_oracle import small_plan
 
 from confide.errors import InputError, RunError
-from confide.training import ContributorDataset, EngineOptions, PrivateRun, delete_checkpoint, fit, make_optimizer
+from confide.training import (
+    Augmentation,
+    ContributorDataset,
+    EngineOptions,
+    Methods,
+    PrivateRun,
+    delete_checkpoint,
+    fit,
+    make_optimizer,
+)
 from confide.training import read_checkpoint as read
 from confide.training.keys import RunKeys
 
@@ -141,6 +150,25 @@ def test_changes_are_refused_on_resume(tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         outcome(tmp_path / "c", resume=True, **change)
     assert (tmp_path / "c").read_bytes() == before
+
+
+def views(factor):
+    def shaken(inputs, numbers):
+        return inputs * factor
+
+    def still(inputs, numbers):
+        return inputs
+
+    return shaken, still
+
+
+def test_a_transformation_of_ones_own_is_the_same_in_the_next_process(tmp_path):
+    """There it is another object with the same name."""
+    made = [Methods(augmentation=Augmentation(views=2, transform=way)) for f in (1.0, 1.0) for way in views(f)]
+    interrupted(tmp_path / "c", 8, methods=made[0])
+    with pytest.raises(InputError, match="the methods changed"):
+        outcome(tmp_path / "c", resume=True, methods=made[3])
+    assert outcome(tmp_path / "c", resume=True, methods=made[2]).steps == 25
 
 
 def test_another_model_or_optimizer_is_refused_on_resume(tmp_path):

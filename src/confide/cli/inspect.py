@@ -158,6 +158,8 @@ def run_doctor(*, as_json: bool) -> None:
         "precision",
         "kernels",
         "noise",
+        "memory",
+        "processes",
     ):
         if name in found:
             table.add_row(name, str(found[name]))

@@ -23,6 +23,7 @@ from confide.errors import ConfideError, InputError
 from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.engine import ClippingEngine, check_losses
 from confide.training.engine.adapt import adapt
+from confide.training.engine.failures import fatal, out_of_memory
 
 ENTRIES, FEWER, CHANGED = 4, 3, 1
 SEED = 20261
@@ -167,6 +168,7 @@ class Rehearsal:
                 "the losses do not depend on any trainable parameter",
                 where="loss",
                 expected="losses computed from the model's outputs with gradients",
+                remedy="remove torch.no_grad() and .detach(); activation checkpointing needs use_reentrant=False",
             )
         out = []
         for value in losses:
@@ -198,6 +200,8 @@ def _rehearse(engine: ClippingEngine, rehearsal: Rehearsal) -> None:
     except ConfideError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if out_of_memory(error) or fatal(error):
+            raise
         raise InputError(
             f"the model or the loss fails on random inputs: {error}",
             where="rehearsal",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from confide.training.engine.core import ClippingEngine
+from confide.training.engine.failures import fatal, out_of_memory
 from confide.training.engine.functional import Batching
 from confide.training.engine.memory import kept_bytes
 from confide.training.engine.registry import rule_for
@@ -58,6 +59,7 @@ def adapt(engine: ClippingEngine, trials: Trials, truth: list[list[Tensor]]) -> 
         engine.settle(functional={path: batching})
         if _wrong(engine, trials, truth):
             engine.restore(before)
+    _sites(engine, trials, SIZES[1])  # how the model is run, for whoever asks the engine
 
 
 def _sites(engine: ClippingEngine, trials: Trials, count: int) -> list[Site]:
@@ -114,7 +116,9 @@ def _wrong(engine: ClippingEngine, trials: Trials, truth: list[list[Tensor]]) ->
         except UnseenUse as error:
             engine.settle(demote={error.position})
             continue
-        except (RuntimeError, ValueError, IndexError, NotImplementedError, TypeError):
+        except (RuntimeError, ValueError, IndexError, NotImplementedError, TypeError) as error:
+            if out_of_memory(error) or fatal(error):  # says nothing about the rules of layers
+                raise
             return set(range(len(engine.parameters)))
         expected = [torch.stack([entry[i] for entry in truth]) for i in range(len(found))]
         largest = max(float(value.double().norm()) for value in expected)

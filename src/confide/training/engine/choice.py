@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from confide.training.engine.memory import free_memory, planned
 from confide.training.engine.types import EngineOptions
 
 
 def chosen(device: str = "auto") -> dict[str, str]:
-    """Return "engine", "precision", "kernels" and "noise", each as what is used and why.
+    """Return "engine", "precision", "kernels", "noise", "memory" and "processes", each as what is used and why.
 
     Parameters
     ----------
@@ -16,7 +17,7 @@ def chosen(device: str = "auto") -> dict[str, str]:
         See `EngineOptions`.
 
     >>> sorted(chosen("cpu"))
-    ['engine', 'kernels', 'noise', 'precision']
+    ['engine', 'kernels', 'memory', 'noise', 'precision', 'processes']
     """
     options = EngineOptions(device=device)
     where = options.torch_device()
@@ -36,8 +37,33 @@ def chosen(device: str = "auto") -> dict[str, str]:
         "engine": engine,
         "precision": reasons[options.arithmetic],
         "kernels": _kernels(where),
-        "noise": "ChaCha20 on the device" if cuda else "numpy generator on the host, 256-bit key",
+        "noise": "ChaCha20 on the device: the sums need not leave it"
+        if cuda
+        else "numpy generator on the host, 256-bit key: the sums are there already",
+        "memory": _memory(where),
+        "processes": _processes(where),
     }
+
+
+def _memory(where: torch.device) -> str:
+    free = free_memory(where)
+    meant = planned(where, free) / 2**30
+    return (
+        f"{free / 2**30:.1f} GiB free; the physical batch is chosen for {meant:.1f} GiB, and halved where memory runs "
+        "out all the same"
+    )
+
+
+def _processes(where: torch.device) -> str:
+    how = "torchrun --nproc-per-node {} -m confide train STUDY.toml"
+    if where.type != "cuda":
+        return f"1, with {torch.get_num_threads()} threads; more by {how.format('N')} (gloo)"
+    found = torch.cuda.device_count()
+    if found == 1:
+        return "1: there is one device"
+    return (
+        f"1 of {found} devices; all of them by {how.format(found)} (NCCL): a process for each, contributors shared out"
+    )
 
 
 def _kernels(where: torch.device) -> str:

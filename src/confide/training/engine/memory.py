@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,9 +26,24 @@ def free_memory(device: torch.device) -> int:
     try:
         if device.type == "cuda":
             return int(torch.cuda.mem_get_info(device)[0])
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        return _available() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (AttributeError, ValueError, OSError, RuntimeError):
         return 2**30
+
+
+def _available() -> int:
+    """Bytes that Linux would give without swapping, its cache of files included; 0 where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
+def planned(device: torch.device, free: int) -> int:
+    """Bytes of a device that the physical batch is chosen for."""
+    kind = device.type if device.type in SHARE else "cpu"
+    return min(max(int(SHARE[kind] * free), FLOOR), CEILING[kind])
 
 
 def most_entries(parameters: Sequence[Tensor], entry_bytes: int) -> int:
@@ -40,9 +56,7 @@ def most_entries(parameters: Sequence[Tensor], entry_bytes: int) -> int:
     entry_bytes : int
         What the layers keep of one entry, 0 if nothing was measured.
     """
-    device = parameters[0].device
-    kind = device.type if device.type in SHARE else "cpu"
-    budget = min(max(int(SHARE[kind] * free_memory(device)), FLOOR), CEILING[kind])
+    budget = planned(parameters[0].device, free_memory(parameters[0].device))
     own = sum(value.numel() * value.element_size() for value in parameters)
     # Three times what is kept: other operations keep their inputs too, and the backward pass makes gradients of both.
     return int(min(max(budget // max(own + 3 * entry_bytes, 1), 1), CAP))

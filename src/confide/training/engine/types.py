@@ -49,6 +49,14 @@ class EngineOptions:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        if str(self.precision).lower() in ("fp16", "float16", "half"):
+            raise InputError(
+                "float16 is not offered",
+                where="precision",
+                expected=" or ".join(map(repr, PRECISIONS)),
+                remedy="take bf16: it needs no loss scale (one that follows the gradients skips steps because of "
+                "single people, which no guarantee covers)",
+            )
         for name, known in (("engine", ENGINES), ("compile", COMPILE), ("precision", PRECISIONS)):
             value = getattr(self, name)
             if value not in known:
