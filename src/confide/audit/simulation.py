@@ -228,7 +228,7 @@ def run_canaries(
     data = _dataset(rng, entries=entries, present=present, absent=absent, ordinary=ordinary, budget=budget)
     loss = _loss(STRENGTH * plan.clip_norm * (entries if plan.clip_unit == "contributor" else 1))
     with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a call for every absent device
         model = _Model(present + absent + 1)
         eyes = _Eyes(model, plan, plan.mechanism(c))
         adversary = _LangevinAdversary(model, eyes, present + ordinary) if langevin else _Adversary(model, eyes)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from confide.accounting import ApproximateBudget, Exponential, Guarantee, SampledGaussian
 
@@ -80,6 +80,8 @@ def at_least(mechanism: SampledGaussian, orders: tuple[float, ...]) -> Floats:
     """
     if mechanism.rate == 0 or mechanism.clip_norm == 0 or mechanism.entries == 0:
         return np.zeros(len(orders))
+    from scipy import stats  # slow to import, and few ledgers come here
+
     # about the most likely number: with many entries few draws are as unlikely as not worth a look
     first = max(0, min(int(mechanism.entries * mechanism.rate), mechanism.entries) - 500)
     drawn = np.arange(first, min(mechanism.entries, first + 1000) + 1)
@@ -105,6 +107,8 @@ def clipped(noise: float, rate: float, entries: int, orders: tuple[float, ...], 
     tuple of ndarray
         Divergences, shape (tails, orders), and masses set apart, shape (tails,).
     """
+    from scipy import stats
+
     rare = np.flatnonzero(stats.binom.sf(np.arange(1, min(entries, 400)), entries, rate) <= _NEGLIGIBLE)
     most = int(rare[0]) + 1 if len(rare) else entries
     weights = stats.binom.pmf(np.arange(most + 1), entries, rate)

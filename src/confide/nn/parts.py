@@ -64,7 +64,9 @@ def make_activation(name: str) -> Callable[[], nn.Module]:
 def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
     """Initialise under a fixed public seed and leave the caller's random numbers alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a call for every absent device
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
         return make()
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
 
 from confide.accounting import Gaussian, Guarantee, Laplace, SampledGaussian
 
@@ -94,6 +93,8 @@ def _pld(guarantee: Guarantee, grid: float) -> Any:
 
 def _binomial(entries: int, rate: float) -> tuple[list[int], list[float]]:
     """Return the numbers of drawn entries that matter and their probabilities, which add up to 1."""
+    from scipy.stats import binom  # slow to import, and only a second opinion comes here
+
     last = max(1, int(np.searchsorted(-binom.sf(np.arange(entries + 1), entries, rate), -_TAIL)))
     last = min(entries, last)
     weights = binom.pmf(np.arange(last + 1), entries, rate)

@@ -84,8 +84,12 @@ def probabilities(logits: Floats, allowed: npt.NDArray[np.bool_] | None = None) 
     """Return the softmax of every row."""
     if allowed is not None:
         logits = np.where(allowed, logits, -np.inf)
-    values = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(values / values.sum(1, keepdims=True), dtype=np.float64)
+    # one row of memory a cell: numpy is several times slower at reducing many short rows
+    values = np.array(logits.T, dtype=np.float64, order="C")
+    values -= values.max(0)
+    np.exp(values, out=values)
+    values /= values.sum(0)
+    return values.T
 
 
 GOLDEN = 0.6180339887498949
@@ -98,11 +102,27 @@ def draw_rows(p: Floats, rng: np.random.Generator, alike: Sequence[Ints] = ()) -
     the shares of a drawn table stray less from the model than those of independent draws; every single draw still has
     the row's probabilities.
     """
-    order = np.lexsort((rng.random(len(p)), *alike))
+    order = _grouped_order(rng.random(len(p)), alike)
     u = np.empty(len(p))
     u[order] = np.mod(np.arange(len(p)) * GOLDEN + rng.random(), 1.0)
-    edges = np.cumsum(p, axis=1)
-    return np.asarray((u[:, None] * edges[:, -1:] > edges[:, :-1]).sum(1), dtype=np.int64)
+    edges = np.cumsum(p.T, axis=0)
+    return np.asarray((u * edges[-1] > edges[:-1]).sum(0), dtype=np.int64)
+
+
+def _grouped_order(key: Floats, alike: Sequence[Ints]) -> Ints:
+    """Return np.lexsort((key, *alike)) for keys that differ; few codes are sorted as 16 bits, which numpy does fast."""
+    if len(key) < 1000:
+        return np.lexsort((key, *alike))
+    code, cells = np.zeros(len(key), dtype=np.int64), 1
+    for one in reversed(alike):
+        low = int(one.min(initial=0))
+        width = int(one.max(initial=0)) - low + 1
+        cells *= width
+        if cells > 1 << 16:
+            return np.lexsort((key, *alike))
+        code = code * width + (one - low)
+    first = np.argsort(key)
+    return np.asarray(first[np.argsort(code[first].astype(np.uint16), kind="stable")])
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +221,13 @@ def fit(targets: Targets, weights: Floats, *, start: Conditional | None = None, 
         ridge.append((1e-4 + moments.slack).ravel())
     aim, penalty = np.concatenate(goal), np.concatenate(ridge)
     codes = [np.where(p.codes < 0, len(p.centre), p.codes) for p in targets.parents]
-    present = [p.codes >= 0 for p in targets.parents]
+    masses = [
+        np.bincount(code, weights=w, minlength=len(p.centre) + 1)[:-1]
+        for p, code in zip(targets.parents, codes, strict=True)
+    ]
+    # one row of memory a cell: sums over few cells of many rows are then sums of long rows
+    forbidden = None if targets.allowed is None else np.ascontiguousarray(~targets.allowed.T)
+    scores = None if moments is None else np.ascontiguousarray(moments.scores.T)
 
     def unpack(x: Floats) -> Conditional:
         tables = []
@@ -217,28 +243,30 @@ def fit(targets: Targets, weights: Floats, *, start: Conditional | None = None, 
 
     def loss(x: Floats) -> tuple[float, Floats]:
         model = unpack(x)
-        logits = model.logits(codes, tilt, rows, None if moments is None else moments.scores)
-        if targets.allowed is not None:
-            logits = np.where(targets.allowed, logits, -np.inf)
-        top = logits.max(1, keepdims=True)
+        logits = np.repeat(model.base[:, None], rows, axis=1)
+        for table, code in zip(model.tables, codes, strict=True):
+            logits += np.take(table.T, code, axis=1)
+        if tilt is not None and model.tilt is not None:
+            logits += model.tilt[:, None] * tilt
+        if scores is not None and model.slopes is not None:
+            logits += model.slopes.T @ scores
+        if forbidden is not None:
+            logits[forbidden] = -np.inf
+        top = logits.max(0)
         values = np.exp(logits - top)
-        total = values.sum(1, keepdims=True)
-        p = values / total
-        value = float(w @ (np.log(total[:, 0]) + top[:, 0]))
-        weighted = w[:, None] * p
-        gradient = [weighted.sum(0)]
+        total = values.sum(0)
+        value = float(w @ (np.log(total) + top))
+        weighted = values * (w / total)
+        gradient = [weighted.sum(1)]
         if tilt is not None:
-            gradient.append(tilt @ weighted)
-        for parent, code, here in zip(targets.parents, codes, present, strict=True):
-            centred = weighted - w[:, None] * targets.centre
-            table = np.empty((len(parent.centre) + 1, n))
-            for cell in range(n):
-                table[:, cell] = np.bincount(code, weights=centred[:, cell], minlength=len(parent.centre) + 1)
-            table = table[:-1]
-            value -= float((model.tables[len(gradient) - 1 - (tilt is not None)] @ targets.centre)[code] @ (w * here))
-            gradient.append((table - np.outer(parent.centre, table.sum(0))).ravel())
-        if moments is not None:
-            gradient.append((moments.scores.T @ (weighted @ moments.right)).ravel())
+            gradient.append(weighted @ tilt)
+        for parent, table, code, at in zip(targets.parents, model.tables, codes, masses, strict=True):
+            sums = [np.bincount(code, weights=cell, minlength=len(parent.centre) + 1)[:-1] for cell in weighted]
+            centred = np.stack(sums, axis=1) - np.outer(at, targets.centre)
+            value -= float(at @ table[:-1] @ targets.centre)
+            gradient.append((centred - np.outer(parent.centre, centred.sum(0))).ravel())
+        if moments is not None and scores is not None:
+            gradient.append((scores @ weighted.T @ moments.right).ravel())
         expected = np.concatenate(gradient)
         return value - float(aim @ x) + 0.5 * float(penalty @ x**2), expected - aim + penalty * x
 

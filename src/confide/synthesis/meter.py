@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from confide.accounting import Gaussian, Guarantee, Mechanism, compose
 from confide.errors import BudgetError, InputError
@@ -62,6 +62,7 @@ class Journal(Protocol):
         ...
 
 
+@lru_cache(maxsize=4096)
 def gaussian_mu(epsilon: float, delta: float) -> float:
     """Return the largest mu such that mu-GDP implies (epsilon, delta).
 
@@ -72,8 +73,8 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
         raise InputError(f"the budget is ({epsilon}, {delta})", expected="epsilon above 0 and delta between 0 and 1")
 
     def excess(mu: float) -> float:
-        second = math.exp(min(epsilon, 700.0) + stats.norm.logcdf(-epsilon / mu - mu / 2))
-        return float(stats.norm.cdf(-epsilon / mu + mu / 2) - second) - delta
+        second = math.exp(min(epsilon, 700.0) + special.log_ndtr(-epsilon / mu - mu / 2))
+        return float(special.ndtr(-epsilon / mu + mu / 2) - second) - delta
 
     root = float(optimize.brentq(excess, 1e-6, 50.0 + 2 * math.sqrt(epsilon), xtol=1e-14, rtol=1e-13))
     certified = Gaussian(noise_multiplier=1 / root).guarantee()

@@ -118,7 +118,9 @@ class Rehearsal:
         kept = {name: value.detach().clone() for name, value in self.model.named_buffers()}
         devices = [torch.cuda.current_device()] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(SEED)
+            torch.default_generator.manual_seed(SEED)  # torch.manual_seed would queue a call for every absent device
+            if devices:
+                torch.cuda.manual_seed(SEED)
             try:
                 yield
             finally:
