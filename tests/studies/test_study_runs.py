@@ -311,7 +311,7 @@ def test_bad_cells_are_refused_before_spending(clinic: Clinic, cell: str, says: 
 
 
 def test_budget_that_no_plan_meets(clinic: Clinic) -> None:
-    clinic.write(texts={"epsilon = 3.0": "epsilon = 1e-9"})
+    clinic.write(texts={"epsilon = 3.0": "epsilon = 1e-4"})
     with pytest.raises(InputError):
         clinic.run()
     assert clinic.spent() == 0

@@ -29,6 +29,7 @@ _LOW, _AIM, _HIGH = 0.9982, 0.9990, 0.9996
 _SHARED = 1.0010
 _LARGEST = 1 << 40
 _COARSE = 0.5  # coarse budgets are 2^(j / 2)
+_NEAR = 16  # coarse budgets up to so many from 2^(2 / 2) are solved one after the other
 _PER_DECADE = 800
 
 
@@ -157,6 +158,12 @@ class _Family:
         return self._solved[entries, epsilon]
 
 
+def _nearer(j: int) -> int:
+    """Return the coarse budget from which the search at 2^(j / 2) starts: the next one towards 2, from afar half-way."""
+    far = j - 2
+    return j - (1 if far > 0 else -1) if abs(far) <= _NEAR else 2 + int(far / 2)
+
+
 def _between(low: tuple[Place, ...], high: tuple[Place, ...], share: float) -> tuple[Place, ...]:
     """Interpolate places in logarithms; nothing where the order of the directions changes."""
     if [p.remove for p in low] != [p.remove for p in high] or not low:
@@ -192,8 +199,8 @@ class Rates(_Family):
             if math.isfinite(a + b):
                 return _rate(entries, b + share * (a - b))
         if j != 2:
-            nearer, _ = self.coarse(entries, j - (1 if j > 2 else -1))
-            return nearer * 2 ** (_COARSE if j > 2 else -_COARSE)
+            nearer = _nearer(j)
+            return self.coarse(entries, nearer)[0] * 2 ** (_COARSE * (j - nearer))
         return 0.005 * self.noise_multiplier / self.clip_norm / math.sqrt(self.steps / 1000) / entries
 
     def _knot(self, entries: int, j: int) -> int:
@@ -245,8 +252,8 @@ class Clips(_Family):
         if entries > 1:
             return self.coarse(entries // 2, j)[0] / 2
         if j != 2:
-            nearer, _ = self.coarse(1, j - (1 if j > 2 else -1))
-            return nearer * 2 ** (_COARSE if j > 2 else -_COARSE)
+            nearer = _nearer(j)
+            return self.coarse(1, nearer)[0] * 2 ** (_COARSE * (j - nearer))
         return self.noise_multiplier
 
     def clip(self, entries: int, epsilon: float) -> tuple[float, float]:
