@@ -159,7 +159,7 @@ class _Family:
 
 
 def _nearer(j: int) -> int:
-    """Return the coarse budget from which the search at 2^(j / 2) starts: the next one towards 2, from afar half-way."""
+    """Return the coarse budget that the search at 2^(j / 2) starts from: the next one towards 2, from afar half-way."""
     far = j - 2
     return j - (1 if far > 0 else -1) if abs(far) <= _NEAR else 2 + int(far / 2)
 

@@ -10,6 +10,7 @@ leaves half a point), and is read with an error of half a point. Rates lie where
 from __future__ import annotations
 
 import datetime
+from bisect import bisect_right
 
 import numpy as np
 import polars as pl
@@ -39,6 +40,18 @@ COEFFICIENTS = {
 _END = datetime.date(2022, 12, 31)
 _EPOCH = datetime.date(1970, 1, 1)
 _YEAR = 365.25
+
+
+def _below(shares: list[float]) -> list[float]:
+    """Return the edges that a uniform number is looked up in; Generator.choice makes them anew for every number."""
+    edges = np.cumsum(shares)
+    return list((edges / edges[-1]).tolist())
+
+
+_FIRST_EDSS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
+_FIRST_EDSS_BELOW = _below([0.1, 0.2, 0.25, 0.2, 0.1, 0.1, 0.05])
+_RATER = (-0.5, 0.0, 0.5)
+_RATER_BELOW = _below([0.06, 0.88, 0.06])
 
 
 def simulate_registry(patients: int = 3_000, *, seed: int = 0) -> Registry:
@@ -154,11 +167,7 @@ def _course(
     start: float, end: float, age: float, man: bool, relapses: list[float], rng: np.random.Generator
 ) -> tuple[list[tuple[float, float | None]], list[tuple[float, str, str]]]:
     b = COEFFICIENTS["progression"]
-    level, last, day = (
-        float(rng.choice([0, 1, 1.5, 2, 2.5, 3, 3.5], p=[0.1, 0.2, 0.25, 0.2, 0.1, 0.1, 0.05])),
-        start,
-        start,
-    )
+    level, last, day = _FIRST_EDSS[bisect_right(_FIRST_EDSS_BELOW, rng.random())], start, start
     visits: list[tuple[float, float | None]] = []
     mri: list[tuple[float, str, str]] = []
     scan = start
@@ -172,9 +181,9 @@ def _course(
         seen = (
             level
             + (1.0 if any(0 <= day - r < 60 for r in relapses) else 0.0)
-            + rng.choice([-0.5, 0, 0.5], p=[0.06, 0.88, 0.06])
+            + _RATER[bisect_right(_RATER_BELOW, rng.random())]
         )
-        edss = float(np.clip(np.round(2 * seen) / 2, 0, 9.5))
+        edss = min(max(round(2 * seen) / 2, 0.0), 9.5)
         visits.append((day, None if rng.random() < 0.08 else edss))
         if day - scan >= 300:
             recent = sum(day - _YEAR <= r < day for r in relapses)
