@@ -3,7 +3,8 @@
 VENV ?= .venv
 PY = $(VENV)/bin/python
 CONFIDE = $(VENV)/bin/confide
-# Two threads are what the smallest supported machine has; more workers only fight over them.
+# Two threads are what the smallest supported machine has; more workers only fight over them. A worker keeps to one half
+# of the modules until it steals, so that what a module makes once is made once.
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
@@ -21,11 +22,11 @@ demo: setup
 
 ## make test           the fast suite
 test: setup
-	@$(PY) -m pytest -n $(WORKERS)
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 ## make test-slow      audits, kill tests, statistical checks
 test-slow: setup
-	@$(PY) -m pytest -n $(WORKERS) -m "slow and not browser"
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "slow and not browser"
 
 ## make test-browser   pages in headless Chromium (Debian: apt-get install chromium)
 test-browser: setup

@@ -9,3 +9,8 @@ from clinic import Clinic
 @pytest.fixture
 def clinic(tmp_path: Path) -> Clinic:
     return Clinic(tmp_path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _accounts(known_guarantees: None) -> None:
+    """The clinic's plan is certified a hundred times."""
