@@ -80,7 +80,7 @@ def at_least(mechanism: SampledGaussian, orders: tuple[float, ...]) -> Floats:
     """
     if mechanism.rate == 0 or mechanism.clip_norm == 0 or mechanism.entries == 0:
         return np.zeros(len(orders))
-    from scipy import stats  # slow to import, and few ledgers come here
+    from scipy import stats  # slow to import, and only the charge of a sampled mechanism needs it
 
     # about the most likely number: with many entries few draws are as unlikely as not worth a look
     first = max(0, min(int(mechanism.entries * mechanism.rate), mechanism.entries) - 500)
