@@ -243,10 +243,11 @@ def test_full_disk_leaves_nothing_half_written(clinic: Clinic, monkeypatch: pyte
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))  # Python ignores the signal: writing fails, as on a disk
         return real(model)
 
-    with monkeypatch.context() as patch, pytest.raises(RunError, match="could not write the release"):
+    with monkeypatch.context() as patch:
         patch.setattr(write, "weights_of", full)
         try:
-            clinic.run()
+            with pytest.raises(RunError, match="could not write the release"):
+                clinic.run()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     releases = clinic.home / "releases"
