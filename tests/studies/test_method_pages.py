@@ -36,3 +36,7 @@ def test_nothing_that_a_study_file_can_name_is_without_a_page() -> None:
     keys = [*TrainingSection.model_fields, "clip_quantile", "correlation"]
     assert [key for key in keys if f"{key} = " not in methods] == []
     assert [name for name in OPTIMIZERS if name in ("dp-adam", "sgld") and f'"{name}"' not in methods] == []
+
+
+def test_no_page_has_the_name_of_one_that_sphinx_writes_itself() -> None:
+    assert {page.stem for page in DOCS.glob("*.md")}.isdisjoint({"search", "genindex", "modindex", "py-modindex"})
