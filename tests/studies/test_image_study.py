@@ -12,6 +12,7 @@ import confide
 from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.studies import load_study, rehearse_study, run_study
+from confide.studies.rehearse import random_table
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pneumonia.toml"
 
@@ -146,3 +147,10 @@ def test_the_example_without_ids_is_rehearsed(tmp_path: Path) -> None:
     text = EXAMPLE.read_text().replace("steps = 200", "steps = 2").replace('"scattering" ', '"hog" ')
     (tmp_path / "study.toml").write_text(text)
     assert "60 made-up people" in rehearse_study(tmp_path / "study.toml", device="cpu")[0]
+
+
+def test_made_up_rows_of_the_example_have_the_declared_categories() -> None:
+    """Of 0, 0.5 and 1 some are whole numbers for TOML and one is not: a table has one type a column."""
+    study = load_study(EXAMPLE.with_name("pbcseq.toml"))
+    table = random_table(study, {4: 30.0}, people=30, rng=np.random.default_rng(0))
+    assert set(table["edema"]) == {"0", "0.5", "1"} and set(table["stage"]) == {1, 2, 3, 4}

@@ -73,9 +73,9 @@ def _random_column(
         return [levels[i] for i in mine[owner]]
     if column.role == "label":
         assert column.classes is not None
-        return [column.classes[i] for i in rng.integers(0, len(column.classes), size=n)]
+        return [_alike(column.classes)[i] for i in rng.integers(0, len(column.classes), size=n)]
     if column.categories is not None:
-        return [column.categories[i] for i in rng.integers(0, len(column.categories), size=n)]
+        return [_alike(column.categories)[i] for i in rng.integers(0, len(column.categories), size=n)]
     if column.bounds is None:
         return [""] * n
     low, high = column.low_high
@@ -86,6 +86,11 @@ def _random_column(
         start = datetime.date(1970, 1, 1)
         return [(start + datetime.timedelta(days=int(d))).isoformat() for d in whole]
     return [int(v) for v in whole]
+
+
+def _alike(values: Sequence[Any]) -> Sequence[Any]:
+    """Values of one type for a table: 0, 0.5, 1 become text, as in a CSV file."""
+    return values if len({type(value) for value in values}) == 1 else [str(value) for value in values]
 
 
 def _people(study: Study) -> int:
