@@ -294,3 +294,34 @@ def test_lengths_of_rows_are_those_of_float64(width: int, dtype: torch.dtype) ->
     want = rows[:, :, : width - 1].double().square().sum((1, 2))
     assert found.dtype == torch.float64
     assert torch.allclose(found, want, rtol=1e-13, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("counts", [[2, 2, 2], [1, 3, 2]])
+@pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 3, 11), (1, 2, 7), ((2, 1), (2, 3), 9)])
+def test_windows_that_do_not_overlap_are_a_linear_map(counts, kernel, stride, side, monkeypatch):
+    """A traced step takes them so; the sums are those of torch.func, in the layout of the weight."""
+    monkeypatch.setattr(kernels, "PATCHES", 0)
+    seen = []
+    whole = kernels.patches
+    monkeypatch.setattr(kernels, "patches", lambda *args: seen.append(whole(*args)) or seen[-1])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, kernel, stride), nn.GroupNorm(1, 5), nn.Flatten())
+    units = np.repeat(np.arange(3), counts)
+    x, y, weights = torch.randn(6, 3, side, side), torch.randn(6), np.linspace(0.2, 1.0, 6)
+    want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights), clips := np.full(3, 2.0))
+    step = CompiledStep(ClippingEngine(model, FAST), squared, compiler=False)
+    got = step(x, y, torch.as_tensor(units), torch.as_tensor(weights).float(), torch.as_tensor(clips))
+    assert [found is not None for found in seen] == [True]
+    np.testing.assert_allclose(got.norms, norms, rtol=1e-4)
+    for a, b in zip(got.gradients, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_overlapping_padded_or_grouped_windows_are_not():
+    images, grads = torch.zeros(1, 2, 8, 8), torch.zeros(1, 256, 1, 1)
+    free = {"stride": 8, "padding": 0, "dilation": 1, "groups": 1}
+    shape = torch.Size((1024, 2, 8, 8))
+    assert kernels.patches(images, grads, shape, free) is not None
+    for change in ({"stride": 4}, {"padding": 1}, {"padding": "same"}, {"dilation": 2}, {"groups": 2}):
+        assert kernels.patches(images, grads, shape, {**free, **change}) is None
+    assert kernels.patches(images, grads, torch.Size((16, 2, 8, 8)), free) is None  # too few weights to be worth it

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 from training_oracle import ZeroNoise, clip_and_sum, small_plan, squared, unit_gradients
 
+import confide
 from confide.errors import InputError, RunError
 from confide.nn import WSConv1d
 from confide.training import ClippingEngine, ContributorDataset, EngineOptions, PrivateRun
@@ -20,6 +21,7 @@ from confide.training.engine.fast.compiled import CompiledStep
 from confide.training.engine.fast.whole import bucket
 from confide.training.engine.memory import CAP, most_entries
 from confide.training.engine.sums import ClipAndSum
+from confide.training.placing import laid_out
 
 IDS = [
     f"c{i}" for i in np.concatenate([np.arange(20), np.repeat(np.arange(20, 30), 2), np.repeat(np.arange(30, 34), 5)])
@@ -356,3 +358,33 @@ def test_the_physical_batch_follows_memory_and_options_are_checked():
     with pytest.raises(InputError, match="unknown compile"):
         EngineOptions(compile="maybe")
     assert kernels.check(torch.device("cpu")) == frozenset()
+
+
+def test_contributors_with_equally_many_entries_go_through_a_step_of_their_own():
+    """Its units are plain reshapes, padding is units of its own, and the model learned is the same."""
+    torch.manual_seed(0)
+    ids = [f"c{i}" for i in np.repeat(np.arange(30), 3)]
+    data = ContributorDataset(TensorDataset(torch.randn(90, 3), torch.randn(90)), ids)
+    plan = confide.plan({3: 30}, epsilon=50.0, delta=1e-5, noise_multiplier=0.8, steps=8, strategy="contributor")
+    states, ways = [], []
+    for options in ({"engine": "exact"}, TRACE, {**TRACE, "physical_batch": 7}):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        run = PrivateRun(
+            model, squared, torch.optim.SGD(model.parameters(), lr=0.1), plan, data, run_key=bytes(32),
+            noise=ZeroNoise(), options=EngineOptions(**options),
+        )  # fmt: skip
+        states.append(finish(run))
+        step = None if run._taking.whole is None else run._taking.whole.step
+        ways.append(None if step is None else {key[0] for key in step._made})
+    torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=2e-6)
+    torch.testing.assert_close(states[0], states[2], rtol=1e-4, atol=2e-6)
+    assert ways[1:] == [{3}, {3}]
+
+
+def test_gradients_are_laid_out_as_their_parameters():
+    like = torch.zeros(4, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    value = torch.arange(48, dtype=torch.float64).reshape(4, 3, 2, 2)
+    out = laid_out(value, like)
+    assert out.stride() == like.stride() and out.dtype == torch.float32 and torch.equal(out.double(), value)
+    assert laid_out(out, like) is out

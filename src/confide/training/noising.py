@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from confide.training.device_noise import add_noise
 from confide.training.distributed import Exchange, Ranks
+from confide.training.placing import laid_out
 
 F64 = npt.NDArray[np.float64]
 
@@ -49,7 +50,7 @@ def from_stream(
 
         parts = Exchange(ranks, list(parameters))(parts, noised)
     for value, part in zip(parameters, parts, strict=True):
-        value.grad = part.to(value.dtype)
+        value.grad = laid_out(part.detach(), value.detach())
 
 
 def from_host(parameters: Sequence[nn.Parameter], sums: Sequence[Tensor], noisy: Callable[[F64], F64]) -> None:
@@ -68,4 +69,4 @@ def from_host(parameters: Sequence[nn.Parameter], sums: Sequence[Tensor], noisy:
     for value in parameters:
         part = made[start : start + value.numel()].reshape(value.shape)
         start += value.numel()
-        value.grad = part.to(value.device, value.dtype)
+        value.grad = laid_out(part, value.detach())

@@ -48,6 +48,7 @@ from confide.training.keys import RunKeys, key_from_seed
 from confide.training.methods.choice import MethodRun, Methods
 from confide.training.noise import keyed_noise
 from confide.training.noising import from_host, from_stream
+from confide.training.placing import place
 from confide.training.rehearsal import ENTRIES, Example, Rehearsal, example_of, rehearse
 from confide.training.result import TrainingResult, empty_figures, keep_figures
 from confide.training.taking import Taking
@@ -147,7 +148,7 @@ class PrivateRun:
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._ranks = join((options or EngineOptions()).device) if ranks is None else ranks
         self._device = (options or EngineOptions()).torch_device()
-        model.to(self._device).train()
+        place(model, self._device).train()
         if noise == "secure" or isinstance(noise, SecureNoise):
             # its lattice is finer than float32: other people's partial sums must not round with one person's presence
             options = replace(options or EngineOptions(), engine="exact", compile="no")
@@ -198,7 +199,8 @@ class PrivateRun:
         with trial.frozen():
             self._methods.rehearse(*trial.batch(ENTRIES), ENTRIES, self.optimizer)
         if self._methods.aware is None:
-            self._taking.prepare(self.engine, self.loss, single=self.plan.clip_unit == "entry")
+            even = self.plan.clip_unit == "entry" or len({c.entries_used for c in self.plan.classes}) == 1
+            self._taking.prepare(self.engine, self.loss, even=even)
 
     def __iter__(self) -> Iterator[Batch]:
         self._ranks.together(self.rehearse)

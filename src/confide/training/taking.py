@@ -39,12 +39,12 @@ class Taking:
         self.again = False
         self.ways: dict[str, None] = {}
 
-    def prepare(self, engine: ClippingEngine, loss: Callable[[Any, Any], Tensor], *, single: bool) -> None:
+    def prepare(self, engine: ClippingEngine, loss: Callable[[Any, Any], Tensor], *, even: bool) -> None:
         """After the rehearsal: set up the compiled step where the options ask for it."""
         if self.whole is not None or type(engine) is not FastClippingEngine or not engine.options.compiled:
             return
         cuda = engine.parameters[0].device.type == "cuda"
-        self.whole = WholeStep(engine, loss, single=single, compiler=engine.options.compile != "trace", graphs=cuda)
+        self.whole = WholeStep(engine, loss, even=even, compiler=engine.options.compile != "trace", graphs=cuda)
 
     def add(
         self,

@@ -41,6 +41,16 @@ def _square(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _masked(a, g, total, start, high, o, j, inputs, outputs, LB: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Add one step of rows, of which those from `high` on are another unit's."""
+    m = (start + tl.arange(0, LB)).to(tl.int64)
+    there = (m < high)[:, None]
+    gv = tl.load(g + m[:, None] * outputs + o[None, :], mask=there & (o < outputs)[None, :], other=0.0)
+    av = tl.load(a + m[:, None] * inputs + j[None, :], mask=there & (j < inputs)[None, :], other=0.0)
+    return tl.dot(tl.trans(gv), av, total, input_precision=PRECISION)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _product(  # type: ignore[no-untyped-def]
     a, g, a_rows, g_rows, out, squares, offsets, inputs, outputs, tiles,
     BOXES: tl.constexpr, TAIL: tl.constexpr, OB: tl.constexpr, JB: tl.constexpr, LB: tl.constexpr,
@@ -61,13 +71,12 @@ def _product(  # type: ignore[no-untyped-def]
         for start in range(low, end, LB):
             total = tl.dot(g_rows.load([start, first]).T, a_rows.load([start, second]), total)
         low = end
-    if TAIL:
+    if TAIL and BOXES:
+        if low < high:
+            total = _masked(a, g, total, low, high, o, j, inputs, outputs, LB, PRECISION)
+    elif TAIL:
         for start in range(low, high, LB):
-            m = (start + tl.arange(0, LB)).to(tl.int64)
-            there = (m < high)[:, None]
-            gv = tl.load(g + m[:, None] * outputs + o[None, :], mask=there & (o < outputs)[None, :], other=0.0)
-            av = tl.load(a + m[:, None] * inputs + j[None, :], mask=there & (j < inputs)[None, :], other=0.0)
-            total = tl.dot(tl.trans(gv), av, total, input_precision=PRECISION)
+            total = _masked(a, g, total, start, high, o, j, inputs, outputs, LB, PRECISION)
     rounded = total.to(out.dtype.element_ty)
     where = o[:, None].to(tl.int64) * inputs + j[None, :]
     mask = (o < outputs)[:, None] & (j < inputs)[None, :]
@@ -75,13 +84,79 @@ def _product(  # type: ignore[no-untyped-def]
     tl.store(squares + unit * tiles + tile, _square(rounded, OB, JB))
 
 
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _even_product(  # type: ignore[no-untyped-def]
+    a, g, boxes_out, out, squares, rows, inputs, tiles, total_tiles, programs,
+    OB: tl.constexpr, JB: tl.constexpr, LB: tl.constexpr,
+):  # fmt: skip
+    """`_product` for units of `rows` rows each: boxes end where the unit ends, and a program has several tiles."""
+    across = tl.cdiv(inputs, JB)
+    for number in tl.range(tl.program_id(0), total_tiles, programs, flatten=True):
+        unit = number // tiles
+        first = ((number % tiles) // across) * OB
+        second = ((number % tiles) % across) * JB
+        total = tl.zeros((OB, JB), dtype=tl.float32)
+        for start in range(0, rows, LB):
+            gv = g.load([unit, start, first]).reshape(LB, OB)
+            total = tl.dot(gv.T, a.load([unit, start, second]).reshape(LB, JB), total)
+        rounded = total.to(out.dtype.element_ty)
+        boxes_out.store([unit, first, second], rounded.reshape(1, OB, JB))
+        tl.store(squares + number, _square(rounded, OB, JB))
+
+
+def _even_products(a: Tensor, g: Tensor, units: int) -> tuple[Tensor, Tensor]:
+    rows, width, height = len(a) // units, a.shape[1], g.shape[1]
+    # A tile of 128 x 256 reads least; where too few of them would be left for the last round, 128 x 128.
+    processors = torch.cuda.get_device_properties(g.device).multi_processor_count
+    large = units * triton.cdiv(height, 128) * triton.cdiv(width, 256) >= 4 * processors
+    ob, jb, stages = (128, 256, 3) if large else (128, 128, 4)
+    tiles = triton.cdiv(height, ob) * triton.cdiv(width, jb)
+    out = torch.empty((units, height, width), device=g.device, dtype=g.dtype)
+    squares = torch.empty((units, tiles), device=g.device, dtype=torch.float64)
+    cut = (a.view(units, rows, width), STEP, jb), (g.view(units, rows, height), STEP, ob), (out, ob, jb)
+    boxes = [Boxes(v, list(v.shape), list(v.stride()), [1, down, across]) for v, down, across in cut]
+    programs = min(units * tiles, processors)
+    _even_product[(programs,)](
+        *boxes, out, squares, rows, width, tiles, units * tiles, programs, ob, jb, STEP, num_warps=8, num_stages=stages
+    )
+    return out, squares.sum(1)
+
+
+# Shapes of equal units for which `_even_product` gave what `_product` gives, on this device.
+_agreed: dict[tuple[object, ...], bool] = {}
+
+
+def _even(a: Tensor, g: Tensor, each: int) -> bool:
+    """True for products that `_even_product` can do and did right when it was tried on random values of this shape."""
+    wide = min(a.shape[1], g.shape[1]) >= 128 and a.shape[1] % 8 == g.shape[1] % 8 == 0 and each > 0
+    aligned = a.data_ptr() % 16 == g.data_ptr() % 16 == 0
+    if not (wide and aligned and g.dtype == torch.bfloat16 and Boxes is not None and hopper(g.device)):
+        return False
+    key = (g.device, a.shape[1], g.shape[1], each)
+    if key not in _agreed:
+        generator = torch.Generator().manual_seed(0)
+        x, y = (torch.randn(3 * each, v.shape[1], generator=generator).to(v.device, v.dtype) for v in (a, g))
+        try:
+            want, square = _products(x, y, torch.arange(4, dtype=torch.int32, device=g.device) * each, each)
+            got, found = _even_products(x, y, 3)
+            near = (got.double() - want.double()).norm() <= 1e-2 * want.double().norm()
+            _agreed[key] = bool(near) and bool((found / square - 1).abs().max() <= 1e-2)
+        except Exception:  # whatever a compiler or a driver may raise: the other kernel is always there
+            _agreed[key] = False
+    return _agreed[key]
+
+
 @torch.library.custom_op("confide::unit_products", mutates_args=())
-def unit_products(inputs: Tensor, grads: Tensor, offsets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def unit_products(inputs: Tensor, grads: Tensor, offsets: Tensor, rows: int, each: int) -> tuple[Tensor, Tensor]:
     """Sum of g a^T over the rows of each unit and its square: inputs (n, d), grads (n, p), offsets in rows.
 
-    `rows` divides the number of rows of every unit.
+    `rows` divides the number of rows of every unit; `each` is that number where all units have the same, else 0.
     """
     a, g = inputs.contiguous(), grads.contiguous()
+    return _even_products(a, g, len(offsets) - 1) if _even(a, g, each) else _products(a, g, offsets, rows)
+
+
+def _products(a: Tensor, g: Tensor, offsets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     width, height, units = a.shape[1], g.shape[1], len(offsets) - 1
     ob, jb = (min(128, max(16, triton.next_power_of_2(n))) for n in (height, width))
     half = g.dtype.itemsize == 2
@@ -101,7 +176,7 @@ def unit_products(inputs: Tensor, grads: Tensor, offsets: Tensor, rows: int) -> 
 
 
 @unit_products.register_fake
-def _(inputs: Tensor, grads: Tensor, offsets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def _(inputs: Tensor, grads: Tensor, offsets: Tensor, rows: int, each: int) -> tuple[Tensor, Tensor]:
     units = len(offsets) - 1
     return grads.new_empty((units, grads.shape[1], inputs.shape[1])), grads.new_empty(units, dtype=torch.float64)
 

@@ -117,11 +117,17 @@ class CompiledStep:
         self, inputs: Any, targets: Tensor, units: Tensor, weights: Tensor, clips: Tensor, each: int | None
     ) -> StepSums:
         """Run the step where all units are known to have `each` entries (None: ragged), without asking the device."""
-        flat, tree = tree_flatten((inputs, targets, units, weights, clips))
-        key = (each, tree, *((value.shape, value.dtype) for value in flat))
-        if key not in self._made:
-            self._made[key] = self._make(flat, tree, each)
-        losses, *sums, norms, factors = self._made[key](*self._state(), *flat)
+        tree: TreeSpec | None = None
+        if isinstance(inputs, Tensor) and isinstance(targets, Tensor):  # what is spent here a replayed device waits for
+            flat: list[Any] = [inputs, targets, units, weights, clips]
+        else:
+            flat, tree = tree_flatten((inputs, targets, units, weights, clips))
+        key = (each, tree, *[(value.shape, value.dtype) for value in flat])
+        made = self._made.get(key)
+        if made is None:
+            tree = tree_flatten((inputs, targets, units, weights, clips))[1] if tree is None else tree
+            made = self._made[key] = self._make(flat, tree, each)
+        losses, *sums, norms, factors = made(*self._state(), *flat)
         return StepSums(sums, norms, factors, losses)
 
     @staticmethod
@@ -185,7 +191,7 @@ class Replay:
 
     def __call__(self, *values: Tensor) -> Any:
         """Return what the function returns; the tensors are overwritten by the next call."""
-        places = [value.data_ptr() for value in values[: self._fixed]]
+        places = list(map(Tensor.data_ptr, values[: self._fixed]))
         data = values[self._fixed :]
         if self._graph is None or places != self._places:
             self._runs += 1

@@ -32,7 +32,7 @@ from confide.training.engine.fast import kernels
 from confide.training.engine.fast.arithmetic import Arithmetic, arithmetic
 from confide.training.engine.fast.blocks import Blocks
 from confide.training.engine.fast.layers import Use, handler_for
-from confide.training.engine.fast.pieces import SMALL, Group, Kept, Member, Piece
+from confide.training.engine.fast.pieces import SMALL, ByEntry, Group, Kept, Member, Piece
 from confide.training.engine.sums import clip_factors
 from confide.training.engine.tape import Layout, Site
 from confide.training.engine.types import EngineOptions, UnseenUse, check_losses
@@ -148,7 +148,7 @@ class FastClippingEngine(ClippingEngine):
 
     def clipped_pieces(
         self, losses: Tensor, weight: Tensor, blocks: Blocks, clip: Tensor
-    ) -> tuple[dict[Key, Piece], Tensor, Tensor]:
+    ) -> tuple[dict[Key, Piece | Member], Tensor, Tensor]:
         """Return what `sums` adds up, not added up yet: pieces by parameter and first row, norms and factors."""
         sites, self._tape.sites, self._tape.closed = self._tape.sites, [], True
         numbers = self.arithmetic
@@ -158,13 +158,13 @@ class FastClippingEngine(ClippingEngine):
         pieces = self._pieces(weighted, sites, blocks, numbers, known)
         total = torch.zeros(blocks.count, dtype=torch.float64, device=losses.device)
         small = [key for key, piece in pieces.items() if key not in known and _small(piece)]
+        members: dict[Key, Member] = {}
         if len(small) > 1:
-            group = Group([piece for key in small if isinstance(piece := pieces[key], Kept)])
+            group = Group([piece for key in small if isinstance(piece := pieces[key], Kept | ByEntry)])
             total = total + group.whole.squared()
-            for number, key in enumerate(small):
-                pieces[key] = Member(group, number)
+            members = {key: Member(group, number) for number, key in enumerate(small)}
         for key, piece in pieces.items():
-            if not isinstance(piece, Member):
+            if key not in members:
                 total = total + (known[key] if key in known else piece.squared())
         size = sum(value.numel() for value in self.parameters)
         norms = total.sqrt() + (UNDERFLOW * size**0.5 if numbers.accumulate == torch.float32 else 0.0)
@@ -172,7 +172,7 @@ class FastClippingEngine(ClippingEngine):
         good = (blocks.sums(bad) == 0) & torch.isfinite(norms)
         factors = clip_factors(norms, clip * (1.0 - numbers.shrink), self.gamma)
         factors = torch.where(good, factors, torch.zeros_like(norms))
-        return pieces, norms, factors
+        return {**pieces, **members}, norms, factors
 
     def _pieces(
         self, losses: Tensor, sites: Sequence[Site], blocks: Blocks, numbers: Arithmetic, known: dict[Key, Tensor]
@@ -254,7 +254,9 @@ class FastClippingEngine(ClippingEngine):
 
 
 def _small(piece: Piece) -> bool:
-    return isinstance(piece, Kept) and piece.square is None and piece.values.shape[1] <= SMALL
+    return isinstance(piece, ByEntry) or (
+        isinstance(piece, Kept) and piece.square is None and piece.values.shape[1] <= SMALL
+    )
 
 
 def _once(uses: Iterable[tuple[int, slice | None]]) -> set[int]:

@@ -71,7 +71,7 @@ def _try_products(device: torch.device) -> tuple[Tensor, Tensor]:
     ends = [0, 4, 340, 484]
     offsets = torch.tensor(ends, dtype=torch.int32, device=device)
     parts = [g[low:high].float().t() @ a[low:high].float() for low, high in pairwise(ends)]
-    got, square = torch.ops.confide.unit_products(a, g, offsets, 4)
+    got, square = torch.ops.confide.unit_products(a, g, offsets, 4, 0)
     return _with_square(got, square, torch.stack(parts))
 
 
@@ -126,6 +126,46 @@ def takes(values: Tensor, shape: torch.Size, settings: dict[str, Any]) -> bool:
     """True for convolutions that the kernel can do: 2-d, ungrouped, on CUDA, not in float64."""
     plain = len(shape) == 4 and settings["groups"] == 1 and not isinstance(settings["padding"], str)
     return triton_for(values, "convolution") and plain
+
+
+# Values of a weight from which the products of a convolution without overlap fill a GPU by themselves; with fewer the
+# kernel for convolutions cuts long units into pieces.
+PATCHES = 65_536
+
+
+def patches(inputs: Tensor, grads: Tensor, shape: torch.Size, settings: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """Return what a convolution whose windows do not overlap multiplies, or None for other convolutions.
+
+    Such a convolution (patches of a picture, windows of one pixel) is a linear map of its windows, whose kernel needs
+    no addresses of neighbours.
+
+    Parameters
+    ----------
+    inputs : tensor, shape (images, channels, height, width)
+    grads : tensor, shape (images, out channels, rows, columns)
+    shape : torch.Size
+        Of the weight.
+    settings : dict
+        stride, padding, dilation, groups of the convolution.
+
+    Returns
+    -------
+    pair of tensors, shapes (images, rows * columns, window * channels) and (images, rows * columns, out channels)
+    """
+    if len(shape) != 4 or settings["groups"] != 1 or settings["padding"] not in (0, (0, 0), [0, 0]):
+        return None
+    if shape.numel() < PATCHES:
+        return None
+    (high, wide), (down, across), dilation = shape[2:], _pair(settings["stride"]), _pair(settings["dilation"])
+    if (high > 1 and (down != high or dilation[0] != 1)) or (wide > 1 and (across != wide or dilation[1] != 1)):
+        return None
+    images, rows, columns = len(inputs), grads.shape[2], grads.shape[3]
+    # what a stride leaves out at the end is no window's; windows of one pixel may leave out more in between
+    x = F.pad(inputs, (0, max(columns * across - inputs.shape[3], 0), 0, max(rows * down - inputs.shape[2], 0)))
+    x = x[:, :, : rows * down, : columns * across].permute(0, 2, 3, 1)
+    x = x.reshape(images, rows, down, columns, across, shape[1])[:, :, :high, :, :wide]
+    windows = x.permute(0, 1, 3, 2, 4, 5).reshape(images, rows * columns, -1)
+    return windows, grads.permute(0, 2, 3, 1).reshape(images, rows * columns, -1)
 
 
 class Found(NamedTuple):
@@ -244,6 +284,10 @@ def convolution_by_entry(
     return blocks.sums(found.reshape(count // records, records, *shape).sum(1))
 
 
+# Rows of an entry from which sums of rows are taken entry by entry.
+LONG = 64
+
+
 def row_sums(grads: Tensor, blocks: Blocks, wide: torch.dtype) -> Tensor:
     """Return the sum over rows of each unit, (units, p), from grads (entries, rows, p).
 
@@ -254,8 +298,25 @@ def row_sums(grads: Tensor, blocks: Blocks, wide: torch.dtype) -> Tensor:
         rows, flat = grads.shape[1], grads.reshape(-1, grads.shape[-1])
         found: Tensor = torch.ops.confide.unit_row_sums(flat, blocks.offsets * rows)
         return found
-    lifted = grads.to(wide) if grads.dtype.itemsize < 4 else grads
-    return blocks.sums(lifted.sum(1))
+    return blocks.sums(entry_rows(grads, wide))
+
+
+def entry_rows(grads: Tensor, wide: torch.dtype) -> Tensor:
+    """Return the sum over rows of each entry, (entries, p); so a unit of many does not keep the others waiting."""
+    if grads.dtype.itemsize == 2 and grads.shape[1] > 1 and triton_for(grads, "rows"):
+        rows = grads.shape[1]
+        ends = torch.arange(len(grads) + 1, device=grads.device, dtype=torch.int32) * rows
+        found: Tensor = torch.ops.confide.unit_row_sums(grads.reshape(-1, grads.shape[-1]), ends)
+        return found
+    return (grads.to(wide) if grads.dtype.itemsize < 4 else grads).sum(1)
+
+
+def entry_sums(values: Tensor, blocks: Blocks) -> Tensor:
+    """Return the sums over units, (units, n), of values (entries, n), always in the same order."""
+    if blocks.each is None and values.dtype == torch.float32 and triton_for(values, "rows"):
+        found: Tensor = torch.ops.confide.unit_row_sums(values, blocks.offsets)
+        return found
+    return blocks.sums(values)
 
 
 # Values of a weight from which, on a CPU, a call for each ragged unit costs less than copying units of one size
@@ -267,11 +328,9 @@ def linear_gradients(inputs: Tensor, grads: Tensor, blocks: Blocks) -> Found:
     """Return gradients (units, p, d) of units from inputs (entries, rows, d) and grads (entries, rows, p)."""
     half = inputs.dtype == grads.dtype and inputs.dtype.itemsize == 2
     rows, width, out = inputs.shape[1], inputs.shape[-1], grads.shape[-1]
-    whole = rows % _triton.STEP == 0 if _triton is not None else False
-    # Unless steps are whole, cuBLAS and a second pass for the norm are faster where all units are alike.
-    if half and triton_for(inputs, "products") and min(width, out) >= 16 and (whole or not blocks.known):
-        flat = inputs.reshape(-1, width), grads.reshape(-1, out)
-        return Found(*torch.ops.confide.unit_products(*flat, blocks.offsets * rows, rows))
+    if half and triton_for(inputs, "products") and min(width, out) >= 16 and len(inputs) > 0:
+        flat, each = (inputs.reshape(-1, width), grads.reshape(-1, out)), (blocks.each or 0) * rows
+        return Found(*torch.ops.confide.unit_products(*flat, blocks.offsets * rows, rows, each))
     if len(blocks.parts) > 1 and width * out >= UNIT_PRODUCT and inputs.device.type == "cpu":
         values = grads.new_empty((blocks.count, out, width))
         for unit, (low, high) in enumerate(pairwise(blocks.offsets.tolist())):

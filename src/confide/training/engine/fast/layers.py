@@ -14,14 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from confide.training.engine import attention, conv, embedding, linear, norm, standardised
 from confide.training.engine.fast import kernels
 from confide.training.engine.fast.arithmetic import Arithmetic
 from confide.training.engine.fast.blocks import Blocks
 from confide.training.engine.fast.cost import Shape
-from confide.training.engine.fast.pieces import MASKED_ROWS, Kept, Pair, Piece, Tokens
+from confide.training.engine.fast.pieces import MASKED_ROWS, SMALL, ByEntry, Kept, Pair, Piece, Tokens
 from confide.training.engine.tape import Rows, Site
+
+# Rows of an entry from which sums of rows are taken entry by entry.
+LONG = 64
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,20 @@ class Use:
         """Wrap gradients (units, *shape of what this use touches)."""
         return Kept(values.reshape(len(values), -1), values.shape[1:], self.arithmetic, square=square)
 
+    def small(self, each: Tensor) -> Piece:
+        """Wrap gradients of entries (entries, *shape); where a step is traced, their sums wait for the others."""
+        waits = get_proxy_mode() is not None and not self.shared and self.blocks.each != 1
+        if waits and each[0].numel() <= SMALL and each.dtype == self.arithmetic.accumulate:
+            return ByEntry(each.reshape(len(each), -1), each.shape[1:], self.blocks, self.arithmetic)
+        return self.kept(self.blocks.sums(each))
+
+    def rows(self, grads: Tensor) -> Piece:
+        """Wrap the sums over rows of grads (entries, rows, p)."""
+        wide = self.arithmetic.accumulate
+        if grads.shape[1] >= LONG or grads.dtype.itemsize >= 4:
+            return self.small(kernels.entry_rows(grads, wide))
+        return self.kept(kernels.row_sums(grads, self.blocks, wide))
+
     def wide(self, value: Tensor) -> Tensor:
         """Lift half precision to the accumulating one."""
         return value.to(self.arithmetic.accumulate) if value.dtype.itemsize < 4 else value
@@ -54,7 +72,7 @@ def _linear(use: Use) -> dict[str, Piece]:
         a = use.inputs[0].reshape(len(g), -1, use.inputs[0].shape[-1]).to(g.dtype)
         out["weight"] = _product(use, a, g)
     if "bias" in use.site.parameters:
-        out["bias"] = use.kept(kernels.row_sums(g, use.blocks, use.arithmetic.accumulate))
+        out["bias"] = use.rows(g)
     return out
 
 
@@ -76,6 +94,17 @@ def _convolution(use: Use) -> dict[str, Piece]:
     if gradient.keywords["transposed"]:
         return _by_rule(use)
     out: dict[str, Piece] = {}
+    flat = kernels.patches(a, g, shape, settings) if get_proxy_mode() is not None else None
+    if flat is not None:
+        windows, changes = (value.reshape(len(use.grad), -1, value.shape[-1]) for value in flat)
+        if "weight" in use.site.parameters:
+            weight = kernels.linear_gradients(windows.to(changes.dtype), changes, use.blocks)
+            stored = torch.Size((shape[0], *shape[2:], shape[1]))
+            values = weight.values.flatten(1)
+            out["weight"] = Kept(values, stored, use.arithmetic, turn=(0, 3, 1, 2), square=weight.square)
+        if "bias" in use.site.parameters:
+            out["bias"] = use.rows(changes)
+        return out
     if kernels.one_by_one(a, shape, settings) and "weight" in use.site.parameters:
         found, turn = kernels.convolution_by_unit(a, g, use.blocks, shape, settings, use.inputs[0].shape[1])
         out["weight"] = Kept(found.flatten(1), found.shape[1:], use.arithmetic, turn=turn)
@@ -85,7 +114,7 @@ def _convolution(use: Use) -> dict[str, Piece]:
         out["weight"] = _convolution_weight(use, a, g, shape, settings)
     if "bias" in use.site.parameters:
         each = use.wide(g).flatten(2).sum(2).reshape(*use.grad.shape[:2], -1).sum(1)
-        out["bias"] = use.kept(use.blocks.sums(each))
+        out["bias"] = use.small(each)
     return out
 
 
@@ -111,7 +140,7 @@ def _standardised(use: Use) -> dict[str, Piece]:
         out.update({name: use.kept(value) for name, value in found.items() if name in use.site.parameters})
     if "bias" in use.site.parameters:
         each = use.wide(g).flatten(2).sum(2).reshape(*use.grad.shape[:2], -1).sum(1)
-        out["bias"] = use.kept(use.blocks.sums(each))
+        out["bias"] = use.small(each)
     return out
 
 
@@ -137,7 +166,7 @@ def _by_entry(use: Use) -> dict[str, Piece]:
     out: dict[str, Piece] = {}
     for name, value in found.items():
         assert not isinstance(value, Rows)
-        out[name] = use.kept(use.blocks.sums(value))
+        out[name] = use.small(value)
     return out
 
 
@@ -160,7 +189,7 @@ def _channels(use: Use) -> dict[str, Piece]:
     out: dict[str, Piece] = {}
     for name, value in each.items():
         if name in use.site.parameters:
-            out[name] = use.kept(use.blocks.sums(value.reshape(len(use.grad), -1, channels).sum(1)))
+            out[name] = use.small(value.reshape(len(use.grad), -1, channels).sum(1))
     return out
 
 

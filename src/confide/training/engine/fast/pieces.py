@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,37 +101,63 @@ class Kept:
         return values if self.turn is None else values.permute(0, *(axis + 1 for axis in self.turn))
 
 
+@dataclass
+class ByEntry:
+    """Small gradients of single entries, values (entries, n), whose sums over units wait for those of the others."""
+
+    values: Tensor
+    shape: torch.Size
+    blocks: Blocks
+    arithmetic: Arithmetic
+
+    def kept(self) -> Kept:
+        """Return the gradients of units."""
+        return Kept(kernels.entry_sums(self.values, self.blocks), self.shape, self.arithmetic)
+
+    def squared(self) -> Tensor:
+        """See `Piece`."""
+        return self.kept().squared()
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """See `Piece`."""
+        return self.kept().weighted(weights)
+
+
 class Group:
-    """Small kept gradients side by side, so that one sum of squares and one weighted sum serve them all."""
+    """Small gradients side by side, so that one sum over units, one of squares and a weighted one serve them all."""
 
-    def __init__(self, members: list[Kept]) -> None:
+    def __init__(self, members: Sequence[Kept | ByEntry]) -> None:
         arithmetic = members[0].arithmetic
-        values = torch.cat([member.values.to(arithmetic.accumulate) for member in members], 1)
-        self.members, self.whole = members, Kept(values, values.shape[1:], arithmetic)
+        self._order = sorted(range(len(members)), key=lambda number: isinstance(members[number], ByEntry))
+        ordered = [members[number] for number in self._order]
+        of_units = [member.values.to(arithmetic.accumulate) for member in ordered if isinstance(member, Kept)]
+        waiting = [member for member in ordered if isinstance(member, ByEntry)]
+        if waiting:
+            joined = torch.cat([member.values.to(arithmetic.accumulate) for member in waiting], 1)
+            of_units.append(kernels.entry_sums(joined, waiting[0].blocks))
+        values = torch.cat(of_units, 1)
+        self.whole = Kept(values, values.shape[1:], arithmetic)
+        self._forms = [(m.values.shape[1], m.shape, m.turn if isinstance(m, Kept) else None) for m in ordered]
         self._weights: Tensor | None = None
-        self._sums: list[Tensor] = []
+        self._sums: dict[int, Tensor] = {}
 
-    def weighted(self, weights: Tensor) -> list[Tensor]:
-        """Return the weighted sum of every member."""
+    def weighted(self, weights: Tensor) -> dict[int, Tensor]:
+        """Return the weighted sum of every member, by its number."""
         if self._weights is not weights:
-            widths = [member.values.shape[1] for member in self.members]
-            parts = torch.split(self.whole.weighted(weights), widths)
-            pairs = zip(parts, self.members, strict=True)
-            self._sums = [member._turned(part.reshape(member.shape)) for part, member in pairs]
+            parts = torch.split(self.whole.weighted(weights), [width for width, _, _ in self._forms])
+            for number, part, (_, shape, turn) in zip(self._order, parts, self._forms, strict=True):
+                value = part.reshape(shape)
+                self._sums[number] = value if turn is None else value.permute(turn)
             self._weights = weights
         return self._sums
 
 
 @dataclass
 class Member:
-    """One of a `Group`."""
+    """One of a `Group`, whose squares are in the group's."""
 
     group: Group
     number: int
-
-    def squared(self) -> Tensor:
-        """See `Piece`."""
-        return self.group.members[self.number].squared()
 
     def weighted(self, weights: Tensor) -> Tensor:
         """See `Piece`."""

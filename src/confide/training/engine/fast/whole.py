@@ -40,8 +40,9 @@ class WholeStep:
         Rehearsed.
     loss : function
         (outputs, targets) to one loss for each entry.
-    single : bool
-        True when every unit is one entry.
+    even : bool
+        True when all units may have equally many entries (the plan says so): a batch where they have goes through a
+        step of its own, whose units are plain reshapes.
     compiler : bool
         See `CompiledStep`.
     graphs : bool
@@ -58,11 +59,11 @@ class WholeStep:
         engine: FastClippingEngine,
         loss: Loss,
         *,
-        single: bool = False,
+        even: bool = False,
         compiler: bool = True,
         graphs: bool = False,
     ) -> None:
-        self.engine, self.single = engine, single
+        self.engine, self.even = engine, even
         autocast = torch.bfloat16 if engine.precision == "bf16" else None
         self.step = CompiledStep(engine, loss, autocast=autocast, compiler=compiler, graphs=graphs)
         self.why_not: str | None = engine.why_exact
@@ -98,12 +99,11 @@ class WholeStep:
             return False
         self.engine.keep()
         device = leaves[0].device
-        entries = bucket(real)
-        each = 1 if self.single and count == real else None
-        most = entries if each else bucket(count)
+        each, most = self._each(units, count), bucket(count)
+        entries = bucket(real) if each is None else most * each
         rows, filled, _ = padded(units, count, entries=entries, most=most)
-        if each:  # the padding rows are units of their own
-            filled = np.arange(entries)
+        if each is not None:  # the padding rows are units of their own
+            filled = np.arange(entries) // each
         weight, clip = np.zeros(entries, dtype=np.float32), np.zeros(most + (each is None))
         weight[:real], clip[:count] = weights, clips
         chosen = torch.as_tensor(rows, device=device)
@@ -125,6 +125,11 @@ class WholeStep:
         self.engine.count(found.losses[:real])
         self.engine.add_sums(found.gradients, found.norms[:count], found.factors[:count])
         return True
+
+    def _each(self, units: npt.NDArray[np.int64], count: int) -> int | None:
+        """Entries of every unit where all have equally many and may have, else None."""
+        sizes = np.bincount(units, minlength=count) if self.even else np.zeros(0, dtype=np.int64)
+        return int(sizes[0]) if len(sizes) and bool((sizes == sizes[0]).all()) and sizes[0] > 0 else None
 
 
 def fatal(error: BaseException) -> bool:
