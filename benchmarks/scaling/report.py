@@ -100,6 +100,20 @@ def _speed(rows: list[dict[str, Any]]) -> list[str]:
     return out
 
 
+def _remarks(rows: list[dict[str, Any]]) -> list[str]:
+    """Say what the notes in the tables mean."""
+    notes = {row.get("note", "") for row in rows}
+    out = []
+    if any("later version" in note for note in notes):
+        out.append(
+            'Rows marked "later version" were measured with a faster engine than the others; "times one" compares them '
+            "with one process of that version (`docs/engine.md`)."
+        )
+    if any("launched" in note for note in notes):
+        out.append('Rows marked "launched" were measured before steps were replayed.')
+    return [" ".join(out), ""] if out else []
+
+
 def _checks(rows: list[dict[str, Any]]) -> list[str]:
     out = ["## Noise and draws", ""]
     out.append("| processes | where | values | variance of the noise over theory | standard error | who was drawn |")
@@ -212,8 +226,7 @@ def write(rows: Path, results: Path, page: Path) -> None:
         page.with_suffix(".svg").write_text(plot)
         text.append("![Weak scaling](scaling.svg)\n")
     text += _speed([row for row in good if row["cell"] == "speed"])
-    if any("note" in row and row["scaling"] == "strong" for row in good if row["cell"] == "speed"):
-        text += ["Strong scaling was measured before steps were replayed; with replay it was not.", ""]
+    text += _remarks([row for row in good if row["cell"] == "speed" and row["device"] != "cpu"])
     text += _checks(good)
     worlds = sorted({row["world"] for row in good if row["device"] != "cpu"})
     missing = _missing(good)
