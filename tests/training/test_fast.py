@@ -12,12 +12,14 @@ from training_oracle import clip_and_sum, squared, unit_gradients
 
 from confide.errors import InputError
 from confide.training import ClippingEngine, EngineOptions
+from confide.training.engine import registry
 from confide.training.engine.fast import FastClippingEngine, kernels, pieces
 from confide.training.engine.fast.arithmetic import Arithmetic, squares
 from confide.training.engine.fast.blocks import Blocks
 from confide.training.engine.fast.compiled import CompiledStep, padded
 from confide.training.engine.fast.cost import Shape
 from confide.training.engine.fast.pieces import Pair
+from confide.training.engine.fast.whole import WholeStep
 
 LAWS = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 FAST = EngineOptions(engine="fast")
@@ -181,11 +183,44 @@ def test_a_traced_step_reads_parameters_as_they_are_now():
     assert not torch.allclose(before, after)
 
 
-def test_what_is_not_covered_runs_by_the_exact_engine_and_says_why():
-    engine = ClippingEngine(nn.LSTM(3, 4, batch_first=True), FAST)
+class Scaled(nn.Module):
+    """A layer of the user's own, with a rule of the user's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.by = nn.Parameter(torch.ones(6))
+
+    def forward(self, x):
+        return x * self.by
+
+
+def test_what_is_not_covered_runs_by_the_exact_engine_and_says_why(monkeypatch):
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+
+    @registry.register(Scaled)
+    def scaled(call, module, x):
+        out, tap = call.tap(x * module.by.detach())
+        gradient = lambda saved, grads, wanted: {"by": (saved[0] * grads[0]).flatten(1, -2).sum(1)}  # noqa: E731
+        call.record((tap,), (x,), gradient, {"by": module.by}, axis=0)
+        return out
+
+    model = nn.Sequential(Scaled(), nn.Flatten(), nn.Linear(24, 2)).double()
+    units, weights, clips, x, y = batch([1, 3, 2], 4, torch.float64)
+    engine = ClippingEngine(model, FAST)
     with engine.capture():
-        engine.model(torch.randn(2, 3, 3))
-    assert "no rule in the fast engine" in engine.why_exact
+        model(x)
+    assert engine.why_exact == "0 has no rule in the fast engine"
+    engine.discard()
+    equals_torch_func(model, x, y, units, weights, clips)
+    assert WholeStep(engine, squared).why_not == "0 has no rule in the fast engine"
+
+
+def test_a_loop_over_time_is_covered_and_not_compiled():
+    model = nn.LSTM(3, 4, batch_first=True)
+    engine = ClippingEngine(model, FAST)
+    with engine.capture():
+        model(torch.randn(2, 3, 3))
+    assert engine.why_exact is None and "a loop over time" in WholeStep(engine, squared).why_not
 
 
 def test_the_choice_is_named_and_bad_names_are_refused():

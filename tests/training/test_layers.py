@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from training_oracle import assert_matches, squared
 
 from confide.nn import WSConv1d, WSConv2d, WSConv3d
+from confide.training.engine.fast import FastClippingEngine
 
 UNITS = np.array([0, 0, 0, 1, 2, 2, 3])
 WEIGHTS = np.array([1 / 3, 1 / 3, 1 / 3, 1.0, 0.5, 0.5, 1.0])
@@ -74,6 +76,52 @@ class Cell(nn.Module):
         for t in range(x.shape[1]):
             state = self.cell(x[:, t], state)
         return state[0] if isinstance(state, tuple) else state
+
+
+class LowRank(nn.Module):
+    """An adapter whose factors are parameters of its own, beside a frozen layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Linear(4, 5).requires_grad_(False)
+        self.down, self.up = nn.Parameter(torch.empty(2, 4)), nn.Parameter(torch.empty(5, 2))
+
+    def forward(self, x):
+        return self.base(x) + 2.0 * F.linear(F.linear(x, self.down), self.up)
+
+
+class ClassToken(nn.Module):
+    """Fused attention with a class token and positions that are parameters of the user's own module."""
+
+    def __init__(self, causal=False):
+        super().__init__()
+        self.token, self.places = nn.Parameter(torch.empty(1, 1, 4)), nn.Parameter(torch.empty(1, 6, 4))
+        self.qkv, self.out, self.causal = nn.Linear(4, 12), nn.Linear(4, 4), causal
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+        q, k, v = (part.unflatten(-1, (2, 2)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).flatten(2))
+
+
+class SpellsThenStates(nn.Module):
+    """A convolution before, and a head behind a recurrent layer of whose steps only some are used."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.rnn, self.head = nn.Conv1d(4, 3, 3), nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(torch.tanh(self.conv(x)).transpose(1, 2))[0][:, 1])
+
+
+class Pairs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.both = nn.Bilinear(4, 4, 3)
+
+    def forward(self, x):
+        return self.both(x, x.flip(-1))
 
 
 def floats(*shape):
@@ -142,6 +190,12 @@ CASES = {
         lambda: nn.TransformerEncoderLayer(4, 2, dim_feedforward=6, dropout=0.0, batch_first=True),
         floats(5, 4),
     ),
+    "low rank": (LowRank, floats(3, 4)),
+    "class token": (ClassToken, floats(5, 4)),
+    "class token, causal": (lambda: ClassToken(causal=True), floats(5, 4)),
+    "recurrent, used in part": (SpellsThenStates, floats(4, 7)),
+    "bilinear": (Pairs, floats(3, 4)),
+    "prelu": (lambda: nn.Sequential(nn.Conv1d(4, 3, 3), nn.PReLU(3)), floats(4, 6)),
 }
 # Kinds whose few parameters go through torch.func or the whole graph on purpose.
 GENERAL = {"bag max", "transposed 2d, wide output padding"}
@@ -157,6 +211,10 @@ def test_unit_gradients_equal_torch_func(name):
     engine = assert_matches(model, squared, inputs, torch.randn(N), UNITS, WEIGHTS, CLIPS)
     if name not in GENERAL:
         assert engine.whole_graph_parameters() == [], "a registered rule should have covered every parameter"
+    if isinstance(engine, FastClippingEngine):
+        assert engine.why_exact is None, "the fast engine should have covered every layer of the first one"
+        engine.discard()
+        assert engine.why_exact is None
 
 
 class Tied(nn.Module):

@@ -22,6 +22,7 @@ from confide.training.engine.fast.whole import bucket
 from confide.training.engine.memory import CAP, most_entries
 from confide.training.engine.sums import ClipAndSum
 from confide.training.placing import laid_out
+from confide.training.rehearsal import Example, rehearse
 
 IDS = [
     f"c{i}" for i in np.concatenate([np.arange(20), np.repeat(np.arange(20, 30), 2), np.repeat(np.arange(30, 34), 5)])
@@ -131,6 +132,19 @@ class Words(nn.Module):
         return self.words((x > 2).sum(-1))
 
 
+class Own(nn.Module):
+    """Parameters of modules without a rule: a token and places, an adapter's factors, slopes."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, 6)), nn.Parameter(torch.randn(1, 5, 6))
+        self.down, self.slopes = nn.Parameter(torch.randn(2, 6)), nn.PReLU(5)
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+        return self.slopes(x) + x @ self.down.t() @ self.down
+
+
 class Crossed(nn.Module):
     """One attention used in two ways: by the rows of its weight, and by all of it at once."""
 
@@ -145,6 +159,7 @@ class Crossed(nn.Module):
 
 
 NETS = {
+    "own": Own,
     "words": Words,
     "crossed": Crossed,
     "standardised": lambda: WSConv1d(4, 4, 3, padding=1),
@@ -167,6 +182,7 @@ def test_special_layers_equal_torch_func(name, traced):
     plain = name == "checkpointed"  # torch.func cannot pass through it
     want, norms = clip_and_sum(unit_gradients(model, squared, (x,), y, units, weights, plain), clips)
     engine = ClippingEngine(model, FAST)
+    rehearse(engine, squared, Example(x, y, values=False), torch.device("cpu"))
     if traced == "layers":
         got = engine.clipped_sum(lambda rows: squared(model(x[rows]), y[rows]), units, weights, clips)
         found = got.gradients

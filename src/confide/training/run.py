@@ -43,6 +43,7 @@ from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.distributed import Ranks, Share, join
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import chunks
+from confide.training.engine.failures import in_words
 from confide.training.host_memory import kept_pages
 from confide.training.keys import RunKeys, key_from_seed
 from confide.training.methods.choice import MethodRun, Methods
@@ -160,6 +161,7 @@ class PrivateRun:
         if noise == "default" and self._device.type == "cuda":
             self._noise = "device"
         self._taking = Taking()
+        self._stated: dict[str, None] = {}  # arithmetic of the steps before a resume
         source = self._source(bytes(32), 0)
         # A key that the caller holds may have been used before, and equal keys give equal noise.
         self.testing_only = seed is not None or run_key is not None or source.testing_only
@@ -202,8 +204,12 @@ class PrivateRun:
             even = self.plan.clip_unit == "entry" or len({c.entries_used for c in self.plan.classes}) == 1
             self._taking.prepare(self.engine, self.loss, even=even)
 
+    def _rehearse_in_words(self) -> None:
+        with in_words("rehearsal"):
+            self.rehearse()
+
     def __iter__(self) -> Iterator[Batch]:
-        self._ranks.together(self.rehearse)
+        self._ranks.together(self._rehearse_in_words)
         self._settle()
         if self._checkpoint is not None and self.steps_done == 0:
             self._save()
@@ -211,7 +217,7 @@ class PrivateRun:
             self._ranks.from_first(self._on_start or (lambda: None))
         guard = self.optimizer.register_step_pre_hook(self._guard)
         try:
-            with kept_pages(self._device):
+            with kept_pages(self._device), in_words("a step, outside of the model's passes"):
                 yield from self._steps()
         finally:
             guard.remove()
@@ -243,10 +249,14 @@ class PrivateRun:
         size = self._methods.batch_size(draw, self.engine.physical_batch)
         parts = list(chunks(draw.units, size, single=not self.engine.isolates_entries))
         for number, chunk in enumerate(parts):
-            inputs, targets = to_device(self._data.batch(draw.entries[chunk.rows]), self._device)
-            inputs, targets = self._methods.view(
-                inputs, targets, chunk.rows, draw, self._data.index, derive(self._keys.coins, "augmentation")
-            )
+            try:
+                inputs, targets = to_device(self._data.batch(draw.entries[chunk.rows]), self._device)
+                inputs, targets = self._methods.view(
+                    inputs, targets, chunk.rows, draw, self._data.index, derive(self._keys.coins, "augmentation")
+                )
+            except (RuntimeError, MemoryError) as error:
+                self._recover(len(chunk.rows), error)
+                return
             self._waiting = Batch(inputs, targets, self._keys.step, number == len(parts) - 1, chunk)
             self.engine.start_capture()
             yield self._waiting
@@ -275,9 +285,8 @@ class PrivateRun:
                 self._waiting = None
             else:
                 self.step(self.loss(call_model(self.model, batch.inputs), batch.targets))
-        except RuntimeError as error:
-            self._taking.recover(self.engine, len(batch), self._keys.step, error)
-            self._waiting = None
+        except (RuntimeError, MemoryError) as error:
+            self._recover(len(batch), error)
 
     def step(self, losses: Tensor) -> None:
         """Take the losses of the batch that the loop holds; with the last batch of a step the optimiser moves.
@@ -300,7 +309,14 @@ class PrivateRun:
         chunk = batch.chunk
         clips = self._clips.now[draw.contributors[chunk.members]]
         self.engine.stop_capture()
-        self._methods.add(losses, batch.inputs, batch.targets, chunk, draw.weights[chunk.rows], clips)
+        try:
+            self._methods.add(losses, batch.inputs, batch.targets, chunk, draw.weights[chunk.rows], clips)
+        except (RuntimeError, MemoryError) as error:
+            self._recover(len(batch), error)
+        self._waiting = None
+
+    def _recover(self, entries: int, error: RuntimeError | MemoryError) -> None:
+        self._taking.recover(self.engine, entries, self._keys.step, error)
         self._waiting = None
 
     def _finish_step(self) -> None:
@@ -415,7 +431,7 @@ class PrivateRun:
 
     def arithmetic(self) -> str:
         """Return in words for the certificate: precision, what clips gave up for it, and where noise came from."""
-        return self._taking.stated(self.engine, self._noise)
+        return "; resumed with: ".join({**self._stated, self._taking.stated(self.engine, self._noise): None})
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -456,6 +472,7 @@ class PrivateRun:
             "nonfinite": self._nonfinite,
             "testing_only": self.testing_only,
             "methods": self._methods.state(),
+            "arithmetic": [*{**self._stated, self._taking.stated(self.engine, self._noise): None}],
         }
         assert self._checkpoint is not None
         write_checkpoint(self._checkpoint, state)
@@ -475,6 +492,7 @@ class PrivateRun:
             self._scheduler.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["random"])
         self._record, self._nonfinite = record, int(state["nonfinite"])
+        self._stated = dict.fromkeys(state.get("arithmetic", ()))
         if "methods" in state:
             self._methods.load(state["methods"])
             self._clips.place()

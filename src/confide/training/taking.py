@@ -15,8 +15,9 @@ from confide.errors import RunError
 from confide.mechanisms import NoiseSource
 from confide.training.device_noise import NAME
 from confide.training.engine import ClippingEngine
+from confide.training.engine.failures import device_failed, fatal, out_of_memory
 from confide.training.engine.fast import FastClippingEngine
-from confide.training.engine.fast.whole import WholeStep, fatal
+from confide.training.engine.fast.whole import WholeStep
 
 _NOISE = {"device": NAME, "default": "numpy generator (float64), 256-bit key from the operating system"}
 
@@ -69,7 +70,7 @@ class Taking:
         self.ways["layer by layer"] = None
         return False
 
-    def recover(self, engine: ClippingEngine, entries: int, step: int, error: RuntimeError) -> None:
+    def recover(self, engine: ClippingEngine, entries: int, step: int, error: RuntimeError | MemoryError) -> None:
         """Out of memory: let the step begin anew with half as many entries at once. Anything else is raised.
 
         Raises
@@ -78,41 +79,48 @@ class Taking:
             A single entry does not fit, or the device failed.
         """
         if fatal(error):
-            raise RunError(
-                f"the device failed: {str(error).splitlines()[0]}",
-                where=f"step {step}",
-                remedy="start again with --resume: the run goes on from its last checkpoint, and what was reserved "
-                "stays reserved",
-            ) from error
-        if not isinstance(error, torch.OutOfMemoryError):
+            raise device_failed(error, f"step {step}") from error
+        if not out_of_memory(error):
             raise error
-        size = min(engine.physical_batch, entries)
+        size = min(engine.physical_batch, entries if self.whole is None else self.whole.rows(entries))
         if size <= 1:
-            raise RunError(
-                "one entry does not fit into the memory of the device",
-                where=f"step {step}",
-                remedy="use a smaller model, or activation checkpointing; resume with --resume",
-            ) from error
+            raise one_is_too_many(step) from error
         engine.stop_capture()
         engine.discard()
-        engine.limit(size // 2)
+        self.shrink(engine, size // 2)
+
+    def shrink(self, engine: ClippingEngine, size: int) -> None:
+        """Let the step begin anew with at most `size` entries at once, and say so."""
+        engine.limit(size)
         self.again = True
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         warnings.warn(
-            f"out of memory: from now on at most {size // 2} entries pass through the model at once",
+            f"out of memory: from now on at most {size} entries pass through the model at once",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
     def stated(self, engine: ClippingEngine, noise: str | NoiseSource) -> str:
-        """Return in words for the certificate: precision, what clips gave up for it, where the noise came from."""
+        """Return in words for the certificate: precision, what clips gave up for it, where the noise came from.
+
+        A run that compiles its steps takes a contributor with more entries than one physical batch holds layer by
+        layer. Both ways are stated whether or not there was such a person: the certificate must not tell.
+        """
         said = []
-        for way in self.ways or ["layer by layer"]:
-            if way == "compiled" and isinstance(engine, FastClippingEngine):
-                said.append(f"{engine.stated}, clip weights shrunk by {engine.arithmetic.shrink:.1e}")
-            else:
-                kind = str(engine.parameters[0].dtype).removeprefix("torch.")
-                said.append(f"{kind}, clip weights shrunk by {engine.given_up:.1e}")
+        compiled = isinstance(engine, FastClippingEngine) and engine.options.compiled and engine.why_in_layers is None
+        if isinstance(engine, FastClippingEngine) and compiled:
+            said.append(f"compiled steps: {engine.stated}, clip weights shrunk by {engine.arithmetic.shrink:.1e}")
+        kind = str(engine.parameters[0].dtype).removeprefix("torch.")
+        said.append(f"{'others: ' if compiled else ''}{kind}, clip weights shrunk by {engine.given_up:.1e}")
         source = _NOISE.get(noise, noise) if isinstance(noise, str) else "a source given by the caller"
         return f"{'; '.join(said)}; noise: {source}"
+
+
+def one_is_too_many(step: int) -> RunError:
+    """Say that no batch is small enough."""
+    return RunError(
+        "one entry does not fit into the memory of the device",
+        where=f"step {step}",
+        remedy="use a smaller model, or activation checkpointing; resume with --resume",
+    )

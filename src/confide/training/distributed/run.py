@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from confide.contributors import Draw
 from confide.errors import InputError
+from confide.mechanisms import SecureNoise
 from confide.planning import Plan
 from confide.training.batch import Batch, Loss, no_losses
 from confide.training.dataset import ContributorDataset, call_model, to_device
@@ -75,6 +76,13 @@ class ShardedRun(PrivateRun):
                 where="ShardedRun",
                 remedy="leave methods and correlated noise away, or train without shards",
             )
+        if settings.get("noise") == "secure" or isinstance(settings.get("noise"), SecureNoise):
+            raise InputError(
+                "secure noise stands on sums in float64, and shards add up in float32",
+                where="ShardedRun",
+                expected='noise "default" or "device"',
+                remedy="train without shards under secure noise, or take noise of the operating system",
+            )
         if settings.get("noise", "default") == "default" and self._place.type == "cuda":
             settings["noise"] = "device"
         super().__init__(
@@ -117,7 +125,7 @@ class ShardedRun(PrivateRun):
             raise InputError(
                 "a noise source of one's own cannot serve several processes: equal copies would give equal noise",
                 where="noise",
-                expected='"default", "device" or "secure", which draw by position',
+                expected='"default" or "device", which draw by position',
             )
         before = list(self.engine.parameters)
         if self._ranks.world == 1:

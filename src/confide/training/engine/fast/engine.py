@@ -12,13 +12,15 @@ Forward passes, rules and the rehearsal are those of the first engine. When the 
 and output gradient become a *piece* (pieces.py): the kept gradients of all units, or the two factors for a ghost norm.
 After the pass the norms of all pieces are added, the weights follow, and each piece gives its weighted sum.
 
-A model with a parameter that needs the general way, a recurrent layer, or any layer without a handler here is run by
-the first engine whole; `why_exact` says why. A unit that is split over physical batches takes the first engine's way.
+A use of parameters with several output gradients (the time steps of a recurrent layer), or one that runs its module
+again (`torch.func`), becomes a piece after the pass. A model with a parameter that needs the general way, or with a
+layer without a handler here, is run by the first engine whole; `why_exact` says why. A unit that is split over physical
+batches takes the first engine's way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,8 @@ from confide.training.engine.core import ClippingEngine
 from confide.training.engine.fast import kernels
 from confide.training.engine.fast.arithmetic import Arithmetic, arithmetic
 from confide.training.engine.fast.blocks import Blocks
-from confide.training.engine.fast.layers import Use, handler_for
+from confide.training.engine.fast.late import handler_for, is_late
+from confide.training.engine.fast.layers import Use
 from confide.training.engine.fast.pieces import SMALL, ByEntry, Group, Kept, Member, Piece
 from confide.training.engine.sums import clip_factors
 from confide.training.engine.tape import Layout, Site
@@ -48,12 +51,35 @@ Key = tuple[int, int | None]
 class FastClippingEngine(ClippingEngine):
     """Per-unit clipping for one model; see `ClippingEngine` for parameters and errors."""
 
+    # Found once, on any pass: what the model is run by must not change with who is in a batch.
+    _uncovered: str | None = None
+    _loops: str | None = None
+
+    def settle(self, *, demote: Iterable[int] = (), functional: Mapping[str, Any] | None = None) -> None:
+        """See `ClippingEngine.settle`."""
+        self._forget()
+        super().settle(demote=demote, functional=functional)
+
+    def restore(self, state: Any) -> None:
+        """See `ClippingEngine.restore`."""
+        self._forget()
+        super().restore(state)
+
+    def _forget(self) -> None:
+        self._uncovered = self._loops = None
+        self._tape.sites = []
+
     @property
     def why_exact(self) -> str | None:
         """Why this model is run by the first engine, or None."""
         if self._routes.slow:
             return f"{self.names[self._routes.slow[0]]} is used in a way that only the general way covers"
         return self._why(self._tape.sites)
+
+    @property
+    def why_in_layers(self) -> str | None:
+        """Why the steps of this model are not compiled whole, or None."""
+        return self.why_exact or self._loops
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -90,8 +116,10 @@ class FastClippingEngine(ClippingEngine):
     def _why(self, sites: Sequence[Site]) -> str | None:
         for site in sites:
             if handler_for(site) is None:
-                return f"{site.where} has no rule in the fast engine"
-        return None
+                self._uncovered = f"{site.where} has no rule in the fast engine"
+            if len(site.taps) > 1:
+                self._loops = f"{site.where} is a loop over time, every step of which would be compiled"
+        return self._uncovered
 
     # -- one physical batch ----------------------------------------------------------------------------------------
 
@@ -191,56 +219,63 @@ class FastClippingEngine(ClippingEngine):
         keys = [[(self.position(v), site.rows) for v in site.parameters.values()] for site in sites]
         once = _once([(i, rows) for group in keys for i, rows in group])
         pieces: dict[Key, Piece] = {}
-        handles = []
+        handles: list[Any] = []
+        late: list[tuple[Site, list[Tensor | None]]] = []
+
+        @torch.no_grad()
+        def take(site: Site, grads: Sequence[Tensor]) -> None:
+            site.check_unchanged()
+            layout = self.layouts.get(site.key, Layout(site.axis or 0))
+            full = [layout.canonical(value.detach(), len(losses), site.where) for value in grads]
+            inputs = tuple(layout.canonical(value, len(losses), site.where) for value in site.saved)
+            if len(full) > 1:  # the same weights in every step of time: so many further rows
+                full, inputs = [torch.cat(full, 1)], (torch.cat(inputs, 1),)
+            shared = any(self.position(value) not in once for value in site.parameters.values())
+            handler = handler_for(site)
+            assert handler is not None
+            result = handler(Use(site, inputs, full[0], blocks, numbers, shared))
+            self._keep_pieces(site, result, once, pieces, known)
+            site.saved = ()
+
         for site in sites:
-            handles.append(self._listen(site, blocks, numbers, len(losses), once, pieces, known))
+            found: list[Tensor | None] = [None] * len(site.taps)
+            waits = is_late(site)
+            if waits:
+                late.append((site, found))
+            for number in range(len(site.taps)):
+                handles.append(_listen(site, number, found if waits else None, take))
         try:
             with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False), self.computing_again():
                 torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
         finally:
             for handle in handles:
                 handle.remove()
+        for site, found in late:
+            if any(value is not None for value in found):
+                pairs = zip(found, site.taps, strict=True)
+                full = [losses.new_zeros(tap.shape, dtype=tap.dtype) if g is None else g for g, tap in pairs]
+                take(site, full)
         return pieces
 
-    def _listen(
+    def _keep_pieces(
         self,
         site: Site,
-        blocks: Blocks,
-        numbers: Arithmetic,
-        entries: int,
+        result: dict[str, Piece],
         once: set[int],
         pieces: dict[Key, Piece],
         known: dict[Key, Tensor],
-    ) -> Any:
-        edge = site.taps[0].edge
-        layout = self.layouts.get(site.key, Layout(site.axis or 0))
-
-        def arrive(grads: tuple[Tensor | None, ...]) -> None:
-            found = grads[edge.output_nr]
-            if found is None:
-                return
-            site.check_unchanged()
-            with torch.no_grad():
-                grad = layout.canonical(found.detach(), entries, site.where)
-                inputs = tuple(layout.canonical(value, entries, site.where) for value in site.saved)
-                shared = any(self.position(value) not in once for value in site.parameters.values())
-                handler = handler_for(site)
-                assert handler is not None
-                result = handler(Use(site, inputs, grad, blocks, numbers, shared))
-                for name, piece in result.items():
-                    if name not in site.parameters:
-                        continue
-                    position = self.position(site.parameters[name])
-                    if position in once:  # squared at once, while the gradient may still be in the cache
-                        key = (position, None if site.rows is None else site.rows.start)
-                        pieces[key] = piece
-                        if not _small(piece):
-                            known[key] = piece.squared()
-                    else:
-                        self._join(pieces, position, site.rows, piece)
-            site.saved = ()
-
-        return edge.node.register_prehook(arrive)
+    ) -> None:
+        for name, piece in result.items():
+            if name not in site.parameters:
+                continue
+            position = self.position(site.parameters[name])
+            if position in once:  # squared at once, while the gradient may still be in the cache
+                key = (position, None if site.rows is None else site.rows.start)
+                pieces[key] = piece
+                if not _small(piece):
+                    known[key] = piece.squared()
+            else:
+                self._join(pieces, position, site.rows, piece)
 
     def _join(self, pieces: dict[Key, Piece], position: int, rows: slice | None, piece: Piece) -> None:
         """Add one more use of a parameter that is used in several places."""
@@ -251,6 +286,22 @@ class FastClippingEngine(ClippingEngine):
             piece = Kept(torch.cat([above, part, below], 1).flatten(1), shape, piece.arithmetic)
         before = pieces.get((position, None))
         pieces[(position, None)] = piece.plus(before) if isinstance(before, Kept) else piece
+
+
+def _listen(site: Site, number: int, store: list[Tensor | None] | None, take: Callable[..., None]) -> Any:
+    """When the gradient of a tap arrives, store it, or take it at once."""
+    edge = site.taps[number].edge
+
+    def arrive(grads: tuple[Tensor | None, ...]) -> None:
+        found = grads[edge.output_nr]
+        if found is None:
+            return
+        if store is None:
+            take(site, [found])
+        else:
+            store[number] = found.detach()
+
+    return edge.node.register_prehook(arrive)
 
 
 def _small(piece: Piece) -> bool:

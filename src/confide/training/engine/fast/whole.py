@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from confide.errors import ConfideError
+from confide.training.engine.failures import fatal, out_of_memory
 from confide.training.engine.fast.compiled import CompiledStep, Loss, padded
 from confide.training.engine.fast.engine import FastClippingEngine
 
@@ -66,8 +67,12 @@ class WholeStep:
         self.engine, self.even = engine, even
         autocast = torch.bfloat16 if engine.precision == "bf16" else None
         self.step = CompiledStep(engine, loss, autocast=autocast, compiler=compiler, graphs=graphs)
-        self.why_not: str | None = engine.why_exact
+        self.why_not: str | None = engine.why_in_layers
         self.proven = False
+
+    def rows(self, real: int) -> int:
+        """Return how many rows pass through the model for `real` entries: padding has to fit into memory as well."""
+        return max(real, min(bucket(real), self.engine.physical_batch))
 
     def add(
         self,
@@ -99,8 +104,13 @@ class WholeStep:
             return False
         self.engine.keep()
         device = leaves[0].device
-        each, most = self._each(units, count), bucket(count)
-        entries = bucket(real) if each is None else most * each
+        each = self._each(units, count)
+        if each is None:
+            entries = self.rows(real)
+            most = min(bucket(count), entries)
+        else:
+            most = max(count, min(bucket(count), self.engine.physical_batch // each))
+            entries = most * each
         rows, filled, _ = padded(units, count, entries=entries, most=most)
         if each is not None:  # the padding rows are units of their own
             filled = np.arange(entries) // each
@@ -114,10 +124,10 @@ class WholeStep:
         try:
             with precise(self.engine.precision):
                 found = self.step.run(x, y, *data, torch.as_tensor(clip, device=device), each)
-        except (torch.OutOfMemoryError, ConfideError):
+        except ConfideError:
             raise
         except Exception as error:
-            if self.proven or fatal(error):
+            if self.proven or fatal(error) or out_of_memory(error):
                 raise
             self.why_not = f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
             return False
@@ -130,12 +140,6 @@ class WholeStep:
         """Entries of every unit where all have equally many and may have, else None."""
         sizes = np.bincount(units, minlength=count) if self.even else np.zeros(0, dtype=np.int64)
         return int(sizes[0]) if len(sizes) and bool((sizes == sizes[0]).all()) and sizes[0] > 0 else None
-
-
-def fatal(error: BaseException) -> bool:
-    """True for errors after which the device is not usable in this process."""
-    lost = getattr(torch, "AcceleratorError", ())
-    return (isinstance(error, lost) if lost else False) or "CUDA error" in str(error)
 
 
 @contextmanager
