@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,15 @@ from torch.utils.data import TensorDataset
 from training_oracle import ZeroNoise, small_plan
 
 from confide.errors import ConfideError
+from confide.planning import QuantileClipping
 from confide.training import (
+    Augmentation,
+    Averaging,
+    Clipping,
     ClippingEngine,
     ContributorDataset,
     EngineOptions,
+    Methods,
     PrivateRun,
     ShardedRun,
     join,
@@ -71,8 +77,8 @@ def loss(out, y):
 
 
 @functools.cache
-def plan_of(strategy="contributor", steps=6, **rest):
-    return small_plan(strategy, {1: 4, 2: 4, 3: 1, 4: 1, 5: 2}, steps=steps, noise_multiplier=1.5, epsilon=30.0,
+def plan_of(strategy="contributor", steps=6, most=5, **rest):
+    return small_plan(strategy, {1: 4, 2: 4, 3: 1, 4: 1, most: 2}, steps=steps, noise_multiplier=1.5, epsilon=30.0,
                       clip_norm=0.7, **rest)  # fmt: skip
 
 
@@ -243,6 +249,71 @@ def exchanged(ranks):
     return torch.cat([value.reshape(-1) for value in found])
 
 
+class Starving(nn.Module):
+    """On the last process: no memory for more than five entries, in the forward or in the backward pass."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where if join().rank == join().world - 1 else None
+
+    def forward(self, x):
+        if self.where == "forward" and len(x) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+        if self.where == "backward" and len(x) > 5:
+            x.register_hook(self.fail)
+        return x
+
+    def fail(self, grad):
+        raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+
+
+class Narrow(TensorDataset):
+    """On the last process: no memory for more than five entries at once."""
+
+    def __getitems__(self, where):
+        if join().rank == join().world - 1 and len(where) > 5:
+            raise MemoryError
+        return [self[i] for i in where]
+
+
+def taken(make=PrivateRun, where=None, plan=None, optimizer="sgd", **settings):
+    """Train on up to 64 entries at once through `take`; return the weights and how many entries fit in the end."""
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(3, 4), Starving(where), nn.Tanh(), nn.Linear(4, 1))
+    data = data_of()
+    if where == "reading":
+        data = ContributorDataset(Narrow(*data.dataset.tensors), data.index, collate=torch.utils.data.default_collate)
+    optimizer = make_optimizer(optimizer, model.parameters(), lr=0.05)
+    run = make(model, loss, optimizer, plan or plan_of(), data, run_key=KEY,
+               noise=settings.pop("noise", None) or ZeroNoise(), options=EngineOptions(physical_batch=64),
+               **settings)  # fmt: skip
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for batch in run:
+            run.take(batch)
+    said = [str(warning.message) for warning in told if "out of memory" in str(warning.message)]
+    flat = torch.cat([value.reshape(-1) for value in run.result().state_dict.values()])
+    return {"weights": flat, "fits": run.engine.physical_batch, "said": said}
+
+
+def jitter(inputs, numbers):
+    return inputs * (1 + 0.1 * numbers[:, :3]).to(inputs.dtype)
+
+
+METHODS = {
+    "views": {"methods": Methods(augmentation=Augmentation(views=2, transform=jitter))},
+    "automatic": {"methods": Methods(clipping=Clipping(rule="automatic"))},
+    "normalised": {"methods": Methods(clipping=Clipping(normalise=True))},
+    "quantile and dp-adam": {"plan": {"clipping": QuantileClipping()}, "optimizer": "dp-adam"},
+    "averaging": {"methods": Methods(averaging=Averaging())},
+}
+
+
+def with_methods(name, make=PrivateRun):
+    settings = dict(METHODS[name])
+    return taken(make, plan=plan_of(**settings.pop("plan", {})), **settings)["weights"]
+
+
 def everything(folder: Path):
     """All scenarios of one world size; the same code runs with one process and with many."""
     ranks = join()
@@ -267,16 +338,22 @@ def everything(folder: Path):
     cut = functools.partial(ShardedRun, smallest=1, options=EngineOptions(physical_batch=6))
     out["sharded"] = {s: recorded(plan_of(s), data_of(), noise=ZeroNoise(), make=cut) for s in STRATEGIES[1:]}
     out["sharded noise"] = wide(plan_of(steps=3), run_key=KEY, make=cut)
+    small = functools.partial(ShardedRun, smallest=1)
     path = folder / "sharded"
     going = {"resume": True, "until": 12} if path.exists() else {"until": 6}
     learned(path, make=cut, **going)
     if ranks.world > 1:
         out["shards"] = in_shards(ranks)
+    out["methods"] = {name: with_methods(name) for name in METHODS}
+    out["methods in shards"] = {name: with_methods(name, small) for name in METHODS if name != "averaging"}
+    out["memory"] = {where: taken(where=where) for where in (None, "forward", "backward", "reading")}
+    out["memory in shards"] = {where: taken(small, where) for where in (None, "forward", "backward", "reading")}
     out["errors"] = {
         "nonfinite": error_of(lambda: recorded(plan_of(), data_of(bad=2), on_nonfinite="stop")),
         "missing": error_of(lambda: learned(folder / "none", resume=True)),
         "data": error_of(lambda: recorded(plan_of(), data_of(shift=float(ranks.rank)))),
         "start": error_of(lambda: recorded(plan_of(), data_of(), on_start=refuse)),
+        "memory": error_of(lambda: taken(small, "forward", plan=plan_of(most=7))),
         "disk": error_of(lambda: learned(folder / "missing folder" / "is a file" / "c")),
     }
     return out

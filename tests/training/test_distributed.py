@@ -15,7 +15,16 @@ from torch import nn
 
 from confide.contributors import Draw
 from confide.errors import InputError
-from confide.training import EngineOptions, Methods, Ranks, ShardedRun
+from confide.training import (
+    Augmentation,
+    Averaging,
+    EngineOptions,
+    Methods,
+    PreviousDirection,
+    Ranks,
+    ShardedRun,
+    Snapshots,
+)
 from confide.training.distributed import BlockNoise, share
 from confide.training.distributed import noise as noise_module
 from confide.training.distributed.sharded import ShardedEngine
@@ -304,12 +313,38 @@ def test_a_checkpoint_of_shards_moves_between_numbers_of_processes(several, worl
 def test_what_shards_cannot_do_is_refused_before_anything_is_drawn():
     with pytest.raises(InputError, match="physical batch"):
         jobs.learned(make=partial(ShardedRun, options=EngineOptions(physical_batch=2)))
-    with pytest.raises(InputError, match="plain step"):
-        jobs.learned(make=partial(SHARDED, methods=Methods()))
+    for left in ({"averaging": Averaging()}, {"snapshots": Snapshots()}, {"sharpness": PreviousDirection()}):
+        with pytest.raises(InputError, match="averages, snapshots, moved weights"):
+            jobs.learned(make=partial(SHARDED, methods=Methods(**left)))
+    views = Methods(augmentation=Augmentation(views=2, transform=jobs.jitter))
+    with pytest.raises(InputError, match="10 entries in a step"):
+        jobs.learned(make=partial(ShardedRun, methods=views, options=EngineOptions(physical_batch=8)))
     tied = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
     tied[2].weight = tied[0].weight
     with pytest.raises(InputError, match="share a weight"):
         ShardedEngine(tied, EngineOptions(engine="fast")).shard(Ranks(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("world", worlds([1, 2], [4]))
+@pytest.mark.parametrize("kind", ["methods", "methods in shards"])
+def test_methods_give_the_model_of_a_single_process(one, several, world, kind):
+    for result in [one[1]] if world == 1 else several(world)[1]:
+        for name, weights in result[kind].items():
+            torch.testing.assert_close(weights, one[1]["methods"][name], rtol=1e-3, atol=1e-4, msg=name)
+    found = one[1]["methods"]
+    assert len({tuple(weights.tolist()) for weights in found.values()}) == len(jobs.METHODS), "a method does nothing"
+
+
+@pytest.mark.parametrize("world", worlds([1, 2], [4]))
+@pytest.mark.parametrize("kind", ["memory", "memory in shards"])
+def test_memory_that_runs_out_in_one_process_changes_nothing_but_its_batches(one, several, world, kind):
+    results = [one[1]] if world == 1 else several(world)[1]
+    for rank, result in enumerate(results):
+        for where, found in result[kind].items():
+            torch.testing.assert_close(found["weights"], one[1]["memory"][None]["weights"], rtol=1e-4, atol=1e-5)
+            starved = where is not None and rank == world - 1
+            assert found["fits"] <= 5 if starved else found["fits"] == 64
+            assert bool(found["said"]) == starved
 
 
 # -- one voice ---------------------------------------------------------------------------------------------------------
@@ -325,7 +360,9 @@ def test_all_processes_refuse_together(several, world):
             "data": "InputError",
             "start": "BudgetError",
             "disk": "RunError",
+            "memory": "RunError",
         }
+        assert "the entries of one contributor do not fit" in result["errors"]["memory"][1]
         assert "process" in result["errors"]["data"][1]
 
 

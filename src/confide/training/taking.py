@@ -117,10 +117,10 @@ class Taking:
         return f"{'; '.join(said)}; noise: {source}"
 
 
-def one_is_too_many(step: int) -> RunError:
+def one_is_too_many(step: int, what: str | None = None) -> RunError:
     """Say that no batch is small enough."""
     return RunError(
-        "one entry does not fit into the memory of the device",
+        f"{'one entry does' if what is None else f'{what} do'} not fit into the memory of the device",
         where=f"step {step}",
         remedy="use a smaller model, or activation checkpointing; resume with --resume",
     )

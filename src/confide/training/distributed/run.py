@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from confide.contributors import Draw
-from confide.errors import InputError
+from confide.contributors import Draw, derive
+from confide.errors import InputError, RunError
 from confide.mechanisms import SecureNoise
 from confide.planning import Plan
 from confide.training.batch import Batch, Loss, no_losses
@@ -29,9 +29,12 @@ from confide.training.distributed.sharded import SMALLEST, ShardedEngine, shard_
 from confide.training.distributed.shares import Share
 from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import Chunk, chunks
+from confide.training.engine.failures import device_failed, fatal, in_words, out_of_memory
 from confide.training.keys import RunKeys
+from confide.training.methods.choice import Methods
 from confide.training.rehearsal import Rehearsal
 from confide.training.run import PrivateRun
+from confide.training.taking import one_is_too_many
 
 _ONE = np.zeros(1, dtype=np.int64)
 _NOBODY = Chunk(_ONE, _ONE, _ONE, False)
@@ -43,7 +46,7 @@ class ShardedRun(PrivateRun):
     Parameters
     ----------
     model, loss, optimizer, plan, dataset, **settings
-        As for `PrivateRun`; the optimiser must not have made a step. `methods` and correlated noise are not for shards.
+        As for `PrivateRun`; the optimiser must not have made a step. Of the methods, views and rules of clipping.
     smallest : int
         Fewest weights of a part of the model that is gathered on its own.
 
@@ -70,11 +73,14 @@ class ShardedRun(PrivateRun):
         options: EngineOptions = settings.pop("options", None) or EngineOptions()
         ranks = settings.pop("ranks", None) or join(options.device)
         self._smallest, self._place, self._cut, self._idle = smallest, options.torch_device(), False, False
-        if settings.get("methods") is not None or plan.correlation is not None:
+        self._broken = 0  # entries of the pass that broke off on this process
+        methods: Methods = settings.get("methods") or Methods()
+        if plan.correlation is not None or (methods.averaging, methods.sharpness, methods.snapshots) != (None,) * 3:
             raise InputError(
-                "a model in shards takes the plain step with independent noise only",
+                "a model in shards takes no averages, snapshots, moved weights or correlated noise",
                 where="ShardedRun",
-                remedy="leave methods and correlated noise away, or train without shards",
+                expected="views, rules of clipping and independent noise",
+                remedy="leave the others away, or train without shards",
             )
         if settings.get("noise") == "secure" or isinstance(settings.get("noise"), SecureNoise):
             raise InputError(
@@ -96,9 +102,10 @@ class ShardedRun(PrivateRun):
             **settings,
         )
         # Judged on the plan, never on who is drawn.
-        if plan.clip_unit == "contributor" and self.engine.physical_batch < plan.entry_limit:
+        self._least = self._methods.views * (plan.entry_limit if plan.clip_unit == "contributor" else 1)
+        if self.engine.physical_batch < self._least:
             raise InputError(
-                f"a contributor may have {plan.entry_limit} entries in a step, and a physical batch holds "
+                f"a contributor may have {self._least} entries in a step, and a physical batch holds "
                 f"{self.engine.physical_batch}",
                 where="physical_batch",
                 expected="room for all entries of one contributor: shards cannot take them in parts",
@@ -144,30 +151,96 @@ class ShardedRun(PrivateRun):
         self._device, self._cut = self._place, True
         trial = Rehearsal(self.engine, self.loss, self._example, self._device)
         self._made_up = trial.batch(1)
+        if self.engine.sharded:
+            self._rehearse_in_shards(trial)
+
+    def _rehearse_in_shards(self, trial: Rehearsal) -> None:
+        """Make one pass of a made-up entry on every process: what can fail in it fails before anybody is drawn."""
+        self.engine.begin_pass()
+        with in_words("rehearsal in shards"), trial.frozen():
+            with self.engine.capture():
+                losses = self.loss(call_model(self.model, self._made_up[0]), self._made_up[1])
+            self.engine.add(losses, [0], [0.0], [0.0], idle=True)
+        self.engine.take()
+        self.engine.learn()
 
     def _batches(self, draw: Draw) -> Iterator[Batch]:
-        """Give equally many batches on every process; those beyond the draw are made up and add nothing."""
         if self._ranks.world == 1:
             yield from super()._batches(draw)
             return
+        while True:
+            self._taking.again = False
+            yield from self._passes(draw)
+            if not self._taking.again:
+                return
+            self._seed_layers()  # the step begins anew on every process
+
+    def _passes(self, draw: Draw) -> Iterator[Batch]:
+        """Give equally many batches on every process; those beyond the draw are made up and add nothing."""
         parts = list(chunks(draw.units, self.engine.physical_batch))
         most = self._ranks.most(len(parts))
         for number in range(most):
-            self._idle = number >= len(parts)
-            if self._idle:
-                (inputs, targets), chunk = self._made_up, _NOBODY
-            else:
-                chunk = parts[number]
-                inputs, targets = to_device(self._data.batch(draw.entries[chunk.rows]), self._device)
-            self._waiting = Batch(inputs, targets, self._keys.step, number == most - 1, chunk)
-            self.engine.start_capture()
-            yield self._waiting
+            self._idle, self._broken = number >= len(parts), 0
+            chunk = _NOBODY if self._idle else parts[number]
+            self.engine.begin_pass()
+            try:
+                inputs, targets = self._made_up if self._idle else self._rows(draw, chunk)
+                self._waiting = Batch(inputs, targets, self._keys.step, number == most - 1, chunk)
+            except (RuntimeError, MemoryError) as error:
+                self._recover(len(chunk.rows), error)
+            if self._waiting is not None:
+                self.engine.start_capture()
+                yield self._waiting
+            inputs = targets = None
             if self._waiting is not None:
                 raise no_losses()
+            if self.engine.may_break_off:
+                if self._broken:
+                    self.engine.catch_up()
+                if self._ranks.most(self._broken):
+                    self._begin_anew()
+                    return
 
-    def take(self, batch: Batch) -> None:
-        """Compute and take the losses of a batch; passes stay in step, so none begins anew in smaller parts."""
-        self.step(self.loss(call_model(self.model, batch.inputs), batch.targets))
+    def _rows(self, draw: Draw, chunk: Chunk) -> tuple[Any, Any]:
+        inputs, targets = to_device(self._data.batch(draw.entries[chunk.rows]), self._device)
+        key = derive(self._keys.coins, "augmentation")
+        return self._methods.view(inputs, targets, chunk.rows, draw, self._data.index, key)
+
+    def _recover(self, entries: int, error: RuntimeError | MemoryError) -> None:
+        """Memory ran out in this process: the pass breaks off here, and all are told at its end."""
+        if self._ranks.world == 1 or not self._cut:
+            super()._recover(entries, error)
+            return
+        self._waiting = None
+        if fatal(error):
+            raise device_failed(error, f"step {self._keys.step}") from error
+        if not out_of_memory(error):
+            raise error
+        size = min(self.engine.physical_batch, entries)
+        if not self.engine.may_break_off:
+            raise RunError(
+                "memory ran out in one of several processes",
+                where=f"process {self._ranks.rank}, step {self._keys.step}",
+                expected="PyTorch 2.13 or later to go on with smaller batches by itself",
+                remedy=f"start again with --resume and a physical_batch of {max(1, size // 2)}",
+            ) from error
+        self._broken = size
+
+    def _begin_anew(self) -> None:
+        """On every process, after a pass that broke off on some: forget the step, in which those take fewer at once."""
+        self.engine.discard()
+        self._taking.again = True
+
+        def smaller() -> None:
+            if self._broken:
+                size = max(self._broken // 2, self._least)
+                if self._idle or size >= self._broken:
+                    raise one_is_too_many(
+                        self._keys.step, "the entries of one contributor" if self._least > 1 else None
+                    )
+                self._taking.shrink(self.engine, size)
+
+        self._ranks.together(smaller)
 
     def step(self, losses: Tensor) -> None:
         """See `PrivateRun`."""
@@ -175,7 +248,10 @@ class ShardedRun(PrivateRun):
             super().step(losses)
             return
         self.engine.stop_capture()
-        self.engine.add(losses, [0], [0.0], [0.0], idle=True)
+        try:
+            self.engine.add(losses, [0], [0.0], [0.0], idle=True)
+        except (RuntimeError, MemoryError) as error:
+            self._recover(1, error)
         self._waiting = None
 
     def _total(self, share: Share) -> ClippedSum:
@@ -188,7 +264,7 @@ class ShardedRun(PrivateRun):
         starts = self.engine.flat_starts() if self.engine.sharded else []
         for number, value in enumerate(sums):  # one after the other, so that two whole gradients are never there
             at = starts[number] if starts else start
-            noisy = noise.add(value.reshape(-1), at) / self.plan.denominator
+            noisy = noise.add(value.reshape(-1), at) / self._methods.divisor
             sums[number] = noisy.reshape(value.shape)
             start += value.numel()
         if self.engine.sharded:

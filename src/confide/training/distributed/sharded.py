@@ -17,7 +17,7 @@ passes made-up entries whose clip is zero, which add exactly nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -26,10 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from confide.errors import InputError
+from confide.training.distributed.abreast import Abreast
 from confide.training.distributed.ranks import Ranks
 from confide.training.engine import ClippedSum, EngineOptions, check_losses
 from confide.training.engine.fast.blocks import Blocks
 from confide.training.engine.fast.engine import FastClippingEngine
+from confide.training.engine.fast.late import is_late
+from confide.training.engine.tape import Site
 
 # (name of a parameter, this rank's rows of it): sets their first values
 Fill = Callable[[str, Tensor], None]
@@ -52,6 +55,8 @@ class ShardedEngine(FastClippingEngine):
         self._ranks: Ranks | None = None
         self.shards: list[nn.Parameter] = []
         self._part: list[Tensor] | None = None
+        self._abreast: Abreast | None = None
+        self._reduced = 0  # parameters that were added up over all ranks in this pass
 
     @property
     def sharded(self) -> bool:
@@ -119,10 +124,17 @@ class ShardedEngine(FastClippingEngine):
         # The tape knows a parameter by the object that a layer holds while it runs: the gathered one.
         self.parameters[:] = [whole[name] for name in self.names]
         self._ranks = ranks
+        if Abreast.possible():
+            self._abreast = Abreast(ranks)
+            self._abreast.attach(self.model)
         return self.shards
 
+    def _runs_again(self, sites: Sequence[Site]) -> str | None:
+        """Modules that `torch.func` runs again need their weights after the pass, when these are in shards again."""
+        return next((f"{s.where} has no rule of its own" for s in sites if is_late(s) and len(s.taps) == 1), None)
+
     def _refuse(self) -> None:
-        why = None
+        why = self._runs_again(self._tape.sites)
         if self._routes.slow:
             why = f"{self.names[self._routes.slow[0]]} is used in a way that only the general way covers"
         elif len(self.parameters) != len(list(self.model.parameters())):
@@ -138,6 +150,34 @@ class ShardedEngine(FastClippingEngine):
             )
 
     # -- a pass ----------------------------------------------------------------------------------------------------
+
+    @property
+    def may_break_off(self) -> bool:
+        """True where a pass that fails on one rank can be brought to an end, see `catch_up`."""
+        return self._abreast is not None
+
+    def begin_pass(self) -> None:
+        """Before every pass, on every rank."""
+        self._reduced = 0
+        if self._abreast is not None:
+            self._abreast.begin()
+
+    def learn(self) -> None:
+        """After a whole pass: remember what ranks say to each other in one."""
+        if self._abreast is not None:
+            self._abreast.learn()
+
+    def catch_up(self) -> None:
+        """After a pass that broke off on this rank: take part in the rest of it with zeros; it counts for nothing."""
+        assert self._abreast is not None
+        self.stop_capture()
+        self.discard()
+        cast(Any, self.model).reset_iter_state()
+        self._abreast.rest()
+        wide = self.arithmetic.accumulate
+        while self._reduced < len(self.parameters):
+            number = self._reduced
+            self._reduce(self.parameters[number].new_zeros(self.shards[number].shape, dtype=wide), None)
 
     def add(
         self,
@@ -160,7 +200,7 @@ class ShardedEngine(FastClippingEngine):
                 expected="a physical batch that holds all entries of a contributor that one step may use",
                 remedy="raise physical_batch, or lower the plan's max_entries",
             )
-        why = self._why(self._tape.sites)
+        why = self._why(self._tape.sites) or self._runs_again(self._tape.sites)
         if why is not None:
             raise InputError(f"this model cannot be trained in shards: {why}", where="shard")
         unit = np.asarray(units, dtype=np.int64)
@@ -193,14 +233,16 @@ class ShardedEngine(FastClippingEngine):
             self._sums.count(losses)
             self._sums._accumulate([], norms, factors)
 
-    def _reduce(self, found: Tensor, into: Tensor) -> None:
+    def _reduce(self, found: Tensor, into: Tensor | None) -> None:
         """Add a whole sum over all ranks; this rank keeps its rows, as FSDP2 cuts them: equal parts, the last short."""
         ranks = cast(Ranks, self._ranks)
         each = -(-found.shape[0] // ranks.world)
         padded = found.new_zeros((each * ranks.world, *found.shape[1:]))
         padded[: len(found)] = found
         mine = ranks.reduce_scatter(padded)
-        into += mine[: len(into)]
+        self._reduced += 1
+        if into is not None:
+            into += mine[: len(into)]
 
     def take(self, *, native: bool = False) -> ClippedSum:
         """Return norms and counts of this rank's units, and its shards of everybody's sum, and start anew."""
