@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clinic import Clinic
@@ -128,6 +129,33 @@ def test_crash_keeps_the_reservation_and_resume_ends_at_the_same_weights(tmp_pat
         assert [r.state for r in ledger.reservations()] == ["started"]
     resumed = broken.run(resume=True)
     assert broken.spent() == 1
+    assert weights(resumed.release) == weights(whole.run().release)
+
+
+def test_a_device_that_fails_leaves_a_checkpoint_and_what_was_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from confide.training.engine.fast import FastClippingEngine
+
+    broken, whole = seeded(tmp_path / "broken"), seeded(tmp_path / "whole")
+    real, calls = FastClippingEngine.add, iter(range(10**6))
+
+    def failing(self: FastClippingEngine, *args: Any, **settings: Any) -> None:
+        if next(calls) == 20:
+            raise RuntimeError("CUDA error: device-side assert triggered (injected)")
+        real(self, *args, **settings)
+
+    monkeypatch.setattr(FastClippingEngine, "add", failing)
+    with pytest.raises(RunError, match="the device failed") as caught:
+        broken.run()
+    assert caught.value.exit_code == 1 and "--resume" in str(caught.value)
+    with Ledger.open(broken.url) as ledger:
+        before = [(r.id, r.state, r.admitted) for r in ledger.reservations()]
+    assert [state for _, state, _ in before] == ["started"]
+    resumed = broken.run(resume=True)
+    with Ledger.open(broken.url) as ledger:
+        after = [(r.id, r.state, r.admitted) for r in ledger.reservations()]
+    assert after == [(before[0][0], "committed", before[0][2])], "the same reservation, and no other"
     assert weights(resumed.release) == weights(whole.run().release)
 
 

@@ -176,3 +176,26 @@ def test_secure_noise_is_not_put_on_the_float32_sums_of_shards(noise):
     with pytest.raises(InputError, match="float64") as caught:
         run_of(make=ShardedRun, noise=noise, ranks=Ranks())
     assert "without shards" in str(caught.value)
+
+
+def test_internal_figures_say_which_engine_ran_the_model_and_why():
+    def described(model, options):
+        run = PrivateRun(model, squared, torch.optim.SGD(model.parameters(), lr=0.1), run_of().plan,
+                         ContributorDataset(Rows(), IDS), noise=ZeroNoise(), options=options)  # fmt: skip
+        finish(run)
+        return run.result().internal["engine"]
+
+    class Looks(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) * (1.0 if float(x.detach().sum()) < 1e9 else 2.0)
+
+    fast, trace = EngineOptions(engine="fast"), EngineOptions(engine="fast", compile="trace")
+    plain, normed = nn.Linear(3, 1), nn.utils.parametrizations.weight_norm(nn.Linear(3, 1))
+    assert described(plain, EngineOptions(engine="exact")) == "exact engine, layer by layer"
+    assert described(plain, fast) == "fast engine, layer by layer"
+    assert described(plain, trace) == "fast engine, whole steps compiled"
+    found = described(normed, fast)
+    assert found.startswith("exact engine, layer by layer: parametrizations.weight.original0 is used in a way")
+    assert "one backward row for each unit" in found
+    with pytest.warns(RuntimeWarning, match="steps are not compiled"):
+        assert described(Looks(nn.Linear(3, 1)), trace).startswith("fast engine, layer by layer: it cannot be")

@@ -370,6 +370,8 @@ def test_the_physical_batch_follows_memory_and_options_are_checked():
     assert most_entries(small, 2**40) == 1 and most_entries(small, 2**24) < CAP
     assert ClippingEngine(nn.Linear(2, 1)).physical_batch == CAP
     with pytest.raises(InputError, match="unknown precision"):
+        EngineOptions(precision="fp8")
+    with pytest.raises(InputError, match="loss scale"):
         EngineOptions(precision="fp16")
     with pytest.raises(InputError, match="unknown compile"):
         EngineOptions(compile="maybe")

@@ -105,7 +105,7 @@ def measure(
         ],
         data=_data_report(prepared),
         timing={"training": round(seconds, 2)},
-        notes=notes,
+        notes=[*notes, *([f"run by the {internal['engine']}"] if "engine" in internal else [])],
     )
 
 

@@ -28,6 +28,7 @@ class TrainingResult:
         ``units`` by step, ``norm_quantiles`` by step (0, 25, 50, 75, 100 per cent of unit norms before clipping, None
         in empty steps), ``clipped`` (share of units by step), ``nonfinite`` (units that counted as zero, all steps).
         Where the clipping norm follows a quantile, ``clip_norm`` by step (from noisy counts alone, hence public).
+        ``engine``: which engine ran the model, and why where it is not the fastest.
     snapshots : tuple of dicts of tensors
         Trainable parameters at the chosen steps: covered by the plan as the last ones are.
     arithmetic : str

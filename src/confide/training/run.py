@@ -37,7 +37,6 @@ from confide.mechanisms import NoiseSource, SecureNoise, noise_for_step
 from confide.planning import Plan
 from confide.training.assign import assign, check_optimizer, make_sampler
 from confide.training.batch import Batch, Loss, moved_by_hand, no_batch, no_losses
-from confide.training.checkpoint import compare, read_checkpoint, write_checkpoint
 from confide.training.clips import Clips
 from confide.training.dataset import ContributorDataset, call_model, to_device
 from confide.training.distributed import Ranks, Share, join
@@ -45,6 +44,7 @@ from confide.training.engine import ClippedSum, ClippingEngine, EngineOptions
 from confide.training.engine.chunks import chunks
 from confide.training.engine.failures import in_words
 from confide.training.host_memory import kept_pages
+from confide.training.keeping import Resumable
 from confide.training.keys import RunKeys, key_from_seed
 from confide.training.methods.choice import MethodRun, Methods
 from confide.training.noise import keyed_noise
@@ -55,7 +55,7 @@ from confide.training.result import TrainingResult, empty_figures, keep_figures
 from confide.training.taking import Taking
 
 
-class PrivateRun:
+class PrivateRun(Resumable):
     """Train under a plan.
 
     Parameters
@@ -373,10 +373,6 @@ class PrivateRun:
         if not self._streamed:
             self._ranks.spread_gradients(self.engine.parameters)
 
-    def _states(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Weights and state of the optimiser."""
-        return self.model.state_dict(), self.optimizer.state_dict()
-
     def _set_gradients(self, total: ClippedSum) -> None:
         parameters, key, methods = self.engine.parameters, self._keys.noise_key(), self._methods
         if self._streamed:
@@ -425,13 +421,14 @@ class PrivateRun:
         snapshots = self._methods.finish()
         state = {name: value.detach().cpu().clone() for name, value in self._states()[0].items()}
         internal: dict[str, Any] = {**self._record, "nonfinite": self._nonfinite}
+        internal["engine"] = self._taking.described(self.engine)
         if self._methods.norm.follows:
             internal["clip_norm"] = self._methods.norm.course
         return TrainingResult(state, self.steps_done, self.testing_only, internal, snapshots, self.arithmetic())
 
     def arithmetic(self) -> str:
         """Return in words for the certificate: precision, what clips gave up for it, and where noise came from."""
-        return "; resumed with: ".join({**self._stated, self._taking.stated(self.engine, self._noise): None})
+        return "; resumed with: ".join(self._all_stated())
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -441,60 +438,3 @@ class PrivateRun:
 
     def _rekey(self) -> None:
         self._sampler.rekey(self._keys.coins)
-
-    def _identity(self, keys: RunKeys) -> dict[str, Any]:
-        """What must be the same when a run goes on."""
-        shapes = [(name, list(value.shape)) for name, value in self.model.named_parameters() if value.requires_grad]
-        methods = self._methods.identity()
-        return {
-            **({} if methods is None else {"methods": methods}),
-            "plan": self.plan.fingerprint(),
-            "data": self._data.fingerprint(keys.fingerprint),
-            "admitted": (self._rates > 0).tolist(),
-            "model": repr(shapes),
-            "optimizer": f"{type(self.optimizer).__name__} {sorted(self.optimizer.defaults.items())!r}",
-            "noise": self._noise if isinstance(self._noise, str) else "given",
-        }
-
-    def _save(self) -> None:
-        weights, moments = self._states()
-        self._ranks.from_first(lambda: self._write(weights, moments))
-
-    def _write(self, weights: dict[str, Any], moments: dict[str, Any]) -> None:
-        state = {
-            "keys": self._keys.to_dict(),
-            "identity": self._identity(self._keys),
-            "model": weights,
-            "optimizer": moments,
-            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
-            "random": torch.get_rng_state(),
-            "record": self._record,
-            "nonfinite": self._nonfinite,
-            "testing_only": self.testing_only,
-            "methods": self._methods.state(),
-            "arithmetic": [*{**self._stated, self._taking.stated(self.engine, self._noise): None}],
-        }
-        assert self._checkpoint is not None
-        write_checkpoint(self._checkpoint, state)
-
-    def _restore(self) -> RunKeys:
-        assert self._checkpoint is not None
-        state = read_checkpoint(self._checkpoint, self._ranks)
-        try:
-            keys = RunKeys.from_dict(state["keys"])
-            kept, record = state["identity"], state["record"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError("the checkpoint is incomplete", where=str(self._checkpoint)) from error
-        self._ranks.together(lambda: compare(kept, self._identity(keys), self._checkpoint))
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self._scheduler is not None and state["scheduler"] is not None:
-            self._scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["random"])
-        self._record, self._nonfinite = record, int(state["nonfinite"])
-        self._stated = dict.fromkeys(state.get("arithmetic", ()))
-        if "methods" in state:
-            self._methods.load(state["methods"])
-            self._clips.place()
-        self.testing_only = self.testing_only or bool(state["testing_only"])
-        return keys

@@ -33,12 +33,15 @@ class Taking:
         True when the current step has to begin anew, in smaller physical batches.
     ways : dict
         "compiled", "layer by layer": what was used, in order.
+    why_layers : str or None
+        Why steps that were meant to be compiled are not.
     """
 
     def __init__(self) -> None:
         self.whole: WholeStep | None = None
         self.again = False
         self.ways: dict[str, None] = {}
+        self.why_layers: str | None = None
 
     def prepare(self, engine: ClippingEngine, loss: Callable[[Any, Any], Tensor], *, even: bool) -> None:
         """After the rehearsal: set up the compiled step where the options ask for it."""
@@ -64,7 +67,8 @@ class Taking:
             if self.whole.add(inputs, targets, units, weights, clips):
                 self.ways["compiled"] = None
                 return True
-            warnings.warn(f"steps are not compiled: {self.whole.why_not}", RuntimeWarning, stacklevel=4)
+            self.why_layers = self.whole.why_not
+            warnings.warn(f"steps are not compiled: {self.why_layers}", RuntimeWarning, stacklevel=4)
             self.whole = None
             engine.start_capture()
         self.ways["layer by layer"] = None
@@ -100,6 +104,23 @@ class Taking:
             RuntimeWarning,
             stacklevel=5,
         )
+
+    def described(self, engine: ClippingEngine) -> str:
+        """Return in words which engine ran this model, and why where it is not the one that was meant. Internal."""
+        if not isinstance(engine, FastClippingEngine):
+            found = "exact engine, layer by layer"
+        elif engine.why_exact is not None:
+            found = f"exact engine, layer by layer: {engine.why_exact}"
+        elif self.whole is not None:
+            found = "fast engine, whole steps compiled"
+        else:
+            why = self.why_layers
+            found = "fast engine, layer by layer" + ("" if why is None else f": {why}")
+        slow = [engine.names[number] for number in engine.whole_graph_parameters()]
+        if slow:
+            names = ", ".join(slow[:3]) + (f" and {len(slow) - 3} more" if len(slow) > 3 else "")
+            found += f"; one backward row for each unit, which is slow, for {names}"
+        return found
 
     def stated(self, engine: ClippingEngine, noise: str | NoiseSource) -> str:
         """Return in words for the certificate: precision, what clips gave up for it, where the noise came from.
