@@ -97,6 +97,8 @@ class Taking:
         """Let the step begin anew with at most `size` entries at once, and say so."""
         engine.limit(size)
         self.again = True
+        if self.whole is not None:
+            self.whole.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         warnings.warn(

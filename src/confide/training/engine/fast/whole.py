@@ -70,6 +70,11 @@ class WholeStep:
         self.why_not: str | None = engine.why_in_layers
         self.proven = False
 
+    def forget(self) -> None:
+        """Let go of all compiled steps: recordings of larger batches hold memory that smaller ones need."""
+        self.step._made.clear()
+        self.step._pool = None
+
     def rows(self, real: int) -> int:
         """Return how many rows pass through the model for `real` entries: padding has to fit into memory as well."""
         return max(real, min(bucket(real), self.engine.physical_batch))
