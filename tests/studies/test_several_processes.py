@@ -67,6 +67,22 @@ def test_two_processes_make_the_release_of_one(clinic: Clinic, tmp_path_factory:
     same_weights(release_of(clinic), alone.run().release)
 
 
+def test_a_model_in_shards_makes_the_release_of_one_process(
+    clinic: Clinic, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shards = {"steps = 30": "steps = 100\nseed = 5", "checkpoint_every = 5": "shards = true"}
+    clinic.write(texts=shards)
+    code, text = finish(torchrun(clinic, "--yes"))
+    assert code == 0, text
+    alone = Clinic(tmp_path_factory.mktemp("alone"))
+    alone.write(texts=shards)
+    same_weights(release_of(clinic), alone.run().release)
+    whole = Clinic(tmp_path_factory.mktemp("whole"))
+    whole.write(texts={"steps = 30": "steps = 100\nseed = 5"})
+    ours, theirs = (load_file(r.file("model.safetensors")) for r in (release_of(clinic), whole.run().release))
+    assert any(not np.array_equal(value, theirs[name]) for name, value in ours.items()), "noise by position is another"
+
+
 def test_a_refusal_reaches_every_process_and_spends_nothing(clinic: Clinic) -> None:
     code, text = finish(torchrun(clinic))  # nobody accepts the price
     assert code != 0 and text.count("the price has to be accepted") == 1

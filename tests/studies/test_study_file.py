@@ -67,6 +67,19 @@ def test_nobody_set_aside_pays_more_than_they_agreed_to() -> None:
         parse_study(bought)
 
 
+def test_what_a_model_in_shards_cannot_do_is_refused_before_a_price_is_asked() -> None:
+    cut = ("checkpoint_every = 5", "checkpoint_every = 5\nshards = true")
+    parse_study(STUDY.replace(*cut).replace("[engine]", '[training]\nclipping = "automatic"\n[engine]'))
+    for old, new, says in (
+        ("[engine]", "[training]\naveraging = 0.99\n[engine]", "[training] averaging"),
+        ("[engine]", "[training]\nsnapshots = 3\n[engine]", "[training] snapshots"),
+        ("steps = 30", 'steps = 30\nnoise = "secure"', '[privacy] noise = "secure"'),
+    ):
+        with pytest.raises(InputError, match="shards = true does not go with") as caught:
+            parse_study(STUDY.replace(*cut).replace(old, new, 1))
+        assert says in str(caught.value)
+
+
 def test_not_toml() -> None:
     assert "not valid TOML" in wrong('"clinic"', "clinic")
 

@@ -346,6 +346,8 @@ def everything(folder: Path):
         out["shards"] = in_shards(ranks)
     out["methods"] = {name: with_methods(name) for name in METHODS}
     out["methods in shards"] = {name: with_methods(name, small) for name in METHODS if name != "averaging"}
+    few = np.arange(len(COUNTS)) == 3  # in most steps nobody is there for the other processes
+    out["few"] = [taken(make, admitted=few)["weights"] for make in (PrivateRun, small)]
     out["memory"] = {where: taken(where=where) for where in (None, "forward", "backward", "reading")}
     out["memory in shards"] = {where: taken(small, where) for where in (None, "forward", "backward", "reading")}
     out["errors"] = {

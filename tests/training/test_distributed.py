@@ -336,6 +336,13 @@ def test_methods_give_the_model_of_a_single_process(one, several, world, kind):
 
 
 @pytest.mark.parametrize("world", worlds([1, 2], [4]))
+def test_processes_for_which_nobody_was_drawn_change_nothing(one, several, world):
+    for result in [one[1]] if world == 1 else several(world)[1]:
+        for weights in result["few"]:
+            torch.testing.assert_close(weights, one[1]["few"][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("world", worlds([1, 2], [4]))
 @pytest.mark.parametrize("kind", ["memory", "memory in shards"])
 def test_memory_that_runs_out_in_one_process_changes_nothing_but_its_batches(one, several, world, kind):
     results = [one[1]] if world == 1 else several(world)[1]

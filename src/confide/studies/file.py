@@ -240,6 +240,7 @@ class EngineSection(_Section):
     compile: Literal["auto", "yes", "no"] = "auto"
     physical_batch: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)
+    shards: bool = False
 
 
 class Study(_Section):
@@ -281,6 +282,15 @@ class Study(_Section):
         self._within_levels()
         self.evaluation.check_subgroups(self.columns)
         return self
+
+    def _what_shards_take(self) -> None:
+        """Refuse here what a run in shards would refuse once the price is accepted."""
+        methods = ("recipe", "averaging", "sharpness", "snapshots", "ensemble", "neuraldp")
+        left = [f"[training] {name}" for name in methods if getattr(self.training, name) is not None]
+        left += ["[privacy] correlation"] if self.privacy.correlation is not None else []
+        left += ['[privacy] noise = "secure"'] if self.privacy.noise == "secure" else []
+        if self.engine.shards and left:
+            raise ValueError(f"[engine] shards = true does not go with {', '.join(left)}: leave one of the two away")
 
     def _within_levels(self) -> None:
         """What is bought is charged to all alike, whatever level they chose: nobody pays more than they agreed to."""

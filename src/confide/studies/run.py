@@ -353,6 +353,9 @@ class _Run(SearchRuns):
         result = self._loop(trainer, model)
         self.lead.trained()
         self.watcher.end()
+        if self.study.engine.shards:  # its weights are on several processes: what follows wants it whole, here
+            model = self.model(study)
+            model.load_state_dict(result.state_dict)
         return model, result
 
     def model(self, study: Study) -> Any:
@@ -386,7 +389,7 @@ class _Run(SearchRuns):
         run: int | None = None,
     ) -> Any:
         """Make the private run, of all processes or of this one `alone`."""
-        from confide.training import EngineOptions, PrivateRun, Ranks
+        from confide.training import EngineOptions, PrivateRun, Ranks, ShardedRun
 
         privacy = study.privacy
         # noise and every class's clip are in units of the clip norm, so a candidate may change it at the same price
@@ -408,7 +411,8 @@ class _Run(SearchRuns):
         seed = privacy.seed if run is None else searching.seed_of_run(privacy.seed, run)
         randomness: dict[str, Any] = {} if seed is None else {"seed": seed}
         steps = plan.steps
-        return PrivateRun(
+        make = ShardedRun if engine.shards else PrivateRun
+        return make(
             model,
             loss_for(self.outputs),
             optimizer,

@@ -242,6 +242,16 @@ class ShardedRun(PrivateRun):
 
         self._ranks.together(smaller)
 
+    def take(self, batch: Batch) -> None:
+        """See `PrivateRun`; batches that are made up belong to nobody."""
+        if not self._idle or self._waiting is not batch:
+            super().take(batch)
+            return
+        try:
+            self.step(self.loss(call_model(self.model, batch.inputs), batch.targets))
+        except (RuntimeError, MemoryError) as error:
+            self._recover(1, error)
+
     def step(self, losses: Tensor) -> None:
         """See `PrivateRun`."""
         if self._waiting is None or not self._idle:
