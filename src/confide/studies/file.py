@@ -279,6 +279,7 @@ class Study(_Section):
             raise ValueError("[training] snapshots, ensemble and temperature are of one run, not of a [search]")
         if self.search is not None and self.training.neuraldp is not None:
             raise ValueError("[training] neuraldp has a price of its own in every run: it does not go with [search]")
+        self._what_shards_take()
         self._within_levels()
         self.evaluation.check_subgroups(self.columns)
         return self
