@@ -145,6 +145,26 @@ class Own(nn.Module):
         return self.slopes(x) + x @ self.down.t() @ self.down
 
 
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(6))
+
+    def forward(self, x, keep):
+        return torch.where(keep[..., None], x * self.scale, x)
+
+
+class Gated(nn.Module):
+    """A module of one's own that is handed a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = Gate()
+
+    def forward(self, x):
+        return self.gate(x, x.sum(-1) > 0)
+
+
 class Crossed(nn.Module):
     """One attention used in two ways: by the rows of its weight, and by all of it at once."""
 
@@ -160,6 +180,7 @@ class Crossed(nn.Module):
 
 NETS = {
     "own": Own,
+    "gated": Gated,
     "words": Words,
     "crossed": Crossed,
     "standardised": lambda: WSConv1d(4, 4, 3, padding=1),
@@ -194,6 +215,25 @@ def test_special_layers_equal_torch_func(name, traced):
     np.testing.assert_allclose(got.norms, norms, rtol=2e-3)
     for a, b in zip(found, want, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=2e-3, atol=1e-5 * float(b.abs().max() + 1))
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("name", ["own", "gated"])
+def test_modules_that_run_again_do_so_under_bfloat16_products_too(name, even):
+    torch.manual_seed(3)
+    body = NETS[name]()
+    width = body(torch.randn(2, 4, 6)).flatten(1).shape[1]
+    model = nn.Sequential(nn.Linear(6, 6), body, nn.Flatten(), nn.Linear(width, 2))
+    units, weights, _, x, y = batch([2, 2, 2] if even else [3, 1, 2], 5, torch.float32)
+    clips = np.full(3, 1e-3)
+    loss = lambda out, target: squared(out.float(), target + 6)  # noqa: E731
+    _, norms = clip_and_sum(unit_gradients(model, loss, (x,), y, units, weights), clips)
+    engine = ClippingEngine(model, FAST)
+    rehearse(engine, loss, Example(x, y, values=False), torch.device("cpu"))
+    step = CompiledStep(engine, loss, autocast=torch.bfloat16, compiler=False)
+    got = step(x, y, torch.as_tensor(units), torch.as_tensor(weights), torch.as_tensor(clips))
+    np.testing.assert_allclose(got.norms, norms, rtol=0.1)
+    assert engine.why_exact is None
 
 
 @pytest.mark.parametrize("name", ["words", "crossed"])
