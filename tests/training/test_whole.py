@@ -165,6 +165,15 @@ class Gated(nn.Module):
         return self.gate(x, x.sum(-1) > 0)
 
 
+class Factors(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Parameter(torch.randn(2, 6))
+
+    def forward(self, x):
+        return x + x @ self.down.t() @ self.down
+
+
 class Crossed(nn.Module):
     """One attention used in two ways: by the rows of its weight, and by all of it at once."""
 
@@ -181,6 +190,7 @@ class Crossed(nn.Module):
 NETS = {
     "own": Own,
     "gated": Gated,
+    "factors": Factors,
     "words": Words,
     "crossed": Crossed,
     "standardised": lambda: WSConv1d(4, 4, 3, padding=1),
@@ -218,7 +228,7 @@ def test_special_layers_equal_torch_func(name, traced):
 
 
 @pytest.mark.parametrize("even", [True, False])
-@pytest.mark.parametrize("name", ["own", "gated"])
+@pytest.mark.parametrize("name", ["own", "gated", "factors"])
 def test_modules_that_run_again_do_so_under_bfloat16_products_too(name, even):
     torch.manual_seed(3)
     body = NETS[name]()
