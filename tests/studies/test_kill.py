@@ -155,8 +155,8 @@ def test_a_device_that_fails_leaves_a_checkpoint_and_what_was_reserved(
     release = broken.run(resume=True).release
     with Ledger.open(broken.url) as ledger:
         after = [(r.id, r.state, r.admitted) for r in ledger.reservations()]
-    assert after == [(before[0][0], "committed", before[0][2])], "the same reservation, and no other"
         assert ledger.reservations()[0].release_hash == release.digest
+    assert after == [(before[0][0], "committed", before[0][2])], "the same reservation, and no other"
 
 
 def test_resume_refuses_changed_data(clinic: Clinic) -> None:
