@@ -391,7 +391,9 @@ def launch(jobs, world: int, folder: Path, *, timeout: float = 600.0) -> dict[st
 
     The timeout ends what hangs and asserts nothing: two processes took 40 s where two cores had eight more to serve.
     """
-    context = multiprocessing.get_context("spawn")
+    # a server without threads that has imported torch forks the processes: each would import for seconds by itself
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["confide.training", "torch._dynamo"])
     processes = [context.Process(target=_process, args=(jobs, rank, world, str(folder))) for rank in range(world)]
     for process in processes:
         process.start()
