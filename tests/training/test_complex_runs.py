@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 from training_oracle import ZeroNoise, small_plan
 
 from confide.accounting import ComplexGaussian, Gaussian
 from confide.errors import InputError
-from confide.training import ContributorDataset, PrivateRun, fit, make_optimizer
+from confide.nn import build
+from confide.training import ClippingEngine, ContributorDataset, EngineOptions, PrivateRun, fit, make_optimizer
+from confide.training.engine.fast.compiled import CompiledStep
 from confide.training.methods import complex_state, realify
 
 
@@ -108,3 +111,21 @@ def test_complex_parameters_are_refused_with_the_way_out_and_shared_ones_at_all(
     shared[1].weight = shared[0].weight
     with pytest.raises(InputError, match="shared"):
         realify(shared)
+
+
+@pytest.mark.parametrize("weights", ["plain", "centred"])
+def test_steps_in_bfloat16_go_through_complex_layers(weights):
+    """There are no complex numbers of half precision: products are rounded to it, what they are joined to is not."""
+    net = build("complex-cnn", (2, 8, 8), 3, widths=(4, 8), representation="pairs", weights=weights, seed=0)
+    x, y = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 3
+    units, weight, clips = torch.arange(6) // 2, torch.full((6,), 0.5), torch.full((3,), 0.7, dtype=torch.float64)
+    found = []
+    for autocast in (None, torch.bfloat16):
+        engine = ClippingEngine(net, EngineOptions(engine="fast"))
+        step = CompiledStep(
+            engine, lambda out, t: cross_entropy(out.float(), t, reduction="none"), autocast=autocast, compiler=False
+        )
+        sums = step.run(x, y, units, weight, clips, 2)
+        found.append((sums.norms, torch.cat([g.reshape(-1) for g in sums.gradients])))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=0.02)
+    assert 0 < float((found[1][1] - found[0][1]).norm() / found[0][1].norm()) < 0.05

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from confide.errors import InputError
 from confide.nn.complexvalued.checks import refuse_real
 from confide.nn.complexvalued.norm import whiten
+from confide.nn.complexvalued.pairs import joined
 from confide.nn.standardised import EPS, WSConv2d
 
 __all__ = ["ComplexConv2d", "ComplexLinear", "ComplexWSConv2d", "as_complex", "kspace"]
@@ -68,7 +69,7 @@ class _Shift(nn.Module):
 def _product(first: nn.Module, second: nn.Module, z: Tensor, name: str) -> Tensor:
     refuse_real(z, name)
     x, y = z.real.contiguous(), z.imag.contiguous()
-    return torch.complex(first(x) - second(y), first(y) + second(x))
+    return joined(first(x) - second(y), first(y) + second(x))
 
 
 def _halve(*layers: Any) -> None:
@@ -132,7 +133,7 @@ class _WhitenedConv2d(nn.Module):
         a, b = filters.real.contiguous(), filters.imag.contiguous()
         x, y = z.real.contiguous(), z.imag.contiguous()
         real = F.conv2d(x, a, None, **self._options) - F.conv2d(y, b, None, **self._options)
-        return torch.complex(real, F.conv2d(y, a, None, **self._options) + F.conv2d(x, b, None, **self._options))
+        return joined(real, F.conv2d(y, a, None, **self._options) + F.conv2d(x, b, None, **self._options))
 
 
 class ComplexWSConv2d(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from confide.nn.complexvalued.checks import refuse_real
+from confide.nn.complexvalued.pairs import joined
 from confide.nn.parts import groups_for
 
 __all__ = ["ComplexGroupNorm", "whiten"]
@@ -84,4 +85,4 @@ class ComplexGroupNorm(nn.Module):
         n, channels = z.shape[:2]
         pairs = torch.view_as_real(white).reshape(n, channels, -1, 2).permute(0, 1, 3, 2).reshape(n, 2 * channels, -1)
         out = self.affine(pairs).reshape(n, channels, 2, -1)
-        return torch.complex(out[:, :, 0].contiguous(), out[:, :, 1].contiguous()).reshape(z.shape)
+        return joined(out[:, :, 0].contiguous(), out[:, :, 1].contiguous()).reshape(z.shape)
