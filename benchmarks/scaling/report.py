@@ -47,9 +47,9 @@ for batch in run:
     run.step(loss(model(batch.inputs), batch.targets))
 ```
 
-It takes models whose layers the fast engine covers, with independent noise and without the further training methods;
-the model is made and rehearsed in host memory first. Its noise does not depend on the number of processes, so
-checkpoints move here too.
+It takes models whose layers have a rule, with independent noise, views and the rules of clipping (`docs/running.md` says
+what else does not go); the model is made and rehearsed in host memory first. Its noise does not depend on the number of
+processes, so checkpoints move here too.
 
 The figures below are of the compiled step with its exchange, as `benchmarks/scaling` runs it. A loop of `PrivateRun`
 adds reading data, drawing, checks and records to that, which this page does not measure. Steps are replayed as CUDA
