@@ -47,7 +47,7 @@ for batch in run:
     run.step(loss(model(batch.inputs), batch.targets))
 ```
 
-It takes models whose layers have a rule, with independent noise, views and the rules of clipping (`docs/running.md` says
+It takes models whose layers have a rule, with independent noise, views and rules of clipping (`docs/running.md` says
 what else does not go); the model is made and rehearsed in host memory first. Its noise does not depend on the number of
 processes, so checkpoints move here too.
 
