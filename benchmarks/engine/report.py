@@ -24,6 +24,8 @@ ENGINES = {
     "hooks": "Opacus hooks",
     "ghost": "Opacus ghost",
     "vmap": "torch.func vmap",
+    "vmap_compile": "torch.func vmap, compiled",
+    "opake": "opake",
 }
 WORDS = Path(__file__).parent / "words.md"
 GPU_HEAD = (

@@ -44,9 +44,9 @@ KINDS = ("4", "nih", "1")
 def cells(device: str) -> list[tuple[str, str, str]]:
     """(workload, precision, engine) of every cell."""
     if device == "cpu":
-        return [(w, "fp32", e) for w in CPU for e in ("fast", "exact", "vmap", "hooks", "ghost")]
+        return [(w, "fp32", e) for w in CPU for e in ("fast", "exact", "vmap", "hooks", "ghost", "opake")]
     ours = [(w, p, "fast") for p in ("bf16", "tf32") for w in GPU]
-    peers = [(w, "tf32", e) for w in GPU[:2] for e in ("vmap_compile", "hooks", "ghost")]
+    peers = [(w, "tf32", e) for w in GPU[:2] for e in ("vmap_compile", "hooks", "ghost", "opake")]
     return ours + peers
 
 
@@ -248,6 +248,29 @@ def opacus_step(model: Any, work: Any, x: Any, y: Any, mode: str) -> Any:
     return step
 
 
+def opake_step(model: Any, work: Any, x: Any, y: Any, kind: str) -> Any:
+    """opake: clipped gradients of entries, or of contributors of equal size, as a function."""
+    from opake.dpsgd.clipping import clipped_grad
+    from torch.func import functional_call
+
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    xs, ys = (v.reshape(-1, int(kind), *v.shape[1:]) for v in (x, y))
+
+    def loss(values: Any, x: Any, y: Any) -> Any:
+        return work.loss(functional_call(model, values, (x,)), y).mean()
+
+    run, state = clipped_grad(loss, clipping_norm=CLIP, batch_argnums=(1, 2), normalize_by=1.0)
+    move = mover([torch.nn.Parameter(value) for value in parameters.values()])
+    held = [state]
+
+    def step() -> None:
+        sums, held[0] = run(parameters, xs, ys, state=held[0])
+        values = getattr(sums, "pytree", sums)
+        move([values[name].contiguous() for name in parameters], len(xs))
+
+    return step
+
+
 def cell(
     workload: str, precision: str, engine: str, device_name: str, kinds: tuple[str, ...] = KINDS, warm: bool = False
 ) -> list[dict[str, Any]]:
@@ -276,7 +299,8 @@ def cell(
             print(f"no graph of the ordinary step: {error}"[:200], flush=True)
     plain = plain if not cuda else None
     rows = []
-    for kind in kinds if engine in ("fast", "exact") else ("4", "1") if engine.startswith("vmap") else ("1",):
+    equal = engine in ("vmap", "vmap_compile", "opake")  # contributors of equal size only
+    for kind in kinds if engine in ("fast", "exact") else ("4", "1") if equal else ("1",):
         torch._dynamo.reset()
         model = fresh()
         row = {"workload": workload, "precision": precision, "engine": engine, "contributors": kind, "batch": len(x)}
@@ -285,6 +309,8 @@ def cell(
                 step = ours(model, work, x, y, kind, engine, precision, compiled)
             elif engine.startswith("vmap"):
                 step = vmap_step(model, work, x, y, kind, compiled)
+            elif engine == "opake":
+                step = opake_step(model, work, x, y, kind)
             else:
                 step = opacus_step(model, work, x, y, engine)
             if warm:
