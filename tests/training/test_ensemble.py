@@ -9,12 +9,14 @@ from torch.utils.data import TensorDataset
 from training_oracle import ZeroNoise, small_plan
 
 from confide.errors import InputError
+from confide.planning import QuantileClipping
 from confide.training import (
     Averaging,
     ContributorDataset,
     Ensemble,
     Methods,
     PreviousDirection,
+    PrivateRun,
     Snapshots,
     fit,
     make_optimizer,
@@ -76,6 +78,39 @@ def test_members_differ_by_noise_and_draws_and_the_plan_counts_all_their_steps()
     weights = torch.stack([member["weight"] for member in found.snapshots])
     assert torch.unique(weights, dim=0).shape[0] == 4
     assert found.steps == plan.steps == 9
+
+
+class Recorder(torch.optim.Optimizer):
+    """Sees every noisy gradient and moves nothing."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+        self.seen = []
+
+    def step(self, closure=None):
+        self.seen.append(
+            torch.cat([p.grad.reshape(-1) for group in self.param_groups for p in group["params"]]).clone()
+        )
+
+
+@pytest.mark.parametrize("extra", [{}, {"clipping": QuantileClipping()}])
+def test_people_and_noise_of_every_step_are_those_of_the_plain_run(extra):
+    """No member begins the coins or the noise anew: two steps of equal noise would tell what lies between them."""
+    plan = small_plan("contributor", {1: PEOPLE}, steps=12, noise_multiplier=2.0, epsilon=3.0, **extra)
+    assert plan.classes[0].rate < 1
+    found = []
+    for methods in (Methods(), Methods(ensemble=Ensemble(3))):
+        torch.manual_seed(0)
+        model, people = nn.Linear(3, 1), []
+        optimizer = Recorder(model.parameters())
+        run = PrivateRun(model, loss, optimizer, plan, data(), run_key=KEY, methods=methods)
+        draw = run._sampler.draw
+        run._sampler.draw = lambda step, draw=draw, people=people: people.append(draw(step)) or people[-1]
+        for batch in run:
+            run.step(loss(model(batch.inputs), batch.targets))
+        found.append((torch.stack(optimizer.seen), [one.contributors.tolist() for one in people]))
+    (seen, people), (other, others) = found
+    assert torch.equal(seen, other) and people == others and len({tuple(one) for one in people}) > 4
 
 
 @pytest.mark.parametrize(
