@@ -19,6 +19,7 @@ from confide.training import (
     Augmentation,
     Averaging,
     EngineOptions,
+    Ensemble,
     Methods,
     PreviousDirection,
     Ranks,
@@ -313,7 +314,8 @@ def test_a_checkpoint_of_shards_moves_between_numbers_of_processes(several, worl
 def test_what_shards_cannot_do_is_refused_before_anything_is_drawn():
     with pytest.raises(InputError, match="physical batch"):
         jobs.learned(make=partial(ShardedRun, options=EngineOptions(physical_batch=2)))
-    for left in ({"averaging": Averaging()}, {"snapshots": Snapshots()}, {"sharpness": PreviousDirection()}):
+    refused = {"averaging": Averaging(), "snapshots": Snapshots(), "sharpness": PreviousDirection()}
+    for left in ({name: method} for name, method in {**refused, "ensemble": Ensemble(2)}.items()):
         with pytest.raises(InputError, match="averages, snapshots, moved weights"):
             jobs.learned(make=partial(SHARDED, methods=Methods(**left)))
     views = Methods(augmentation=Augmentation(views=2, transform=jobs.jitter))

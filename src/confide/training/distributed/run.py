@@ -75,9 +75,11 @@ class ShardedRun(PrivateRun):
         self._smallest, self._place, self._cut, self._idle = smallest, options.torch_device(), False, False
         self._broken = 0  # entries of the pass that broke off on this process
         methods: Methods = settings.get("methods") or Methods()
-        if plan.correlation is not None or (methods.averaging, methods.sharpness, methods.snapshots) != (None,) * 3:
+        # each of these keeps or moves weights of its own, by parameters that cutting replaces
+        left = (methods.averaging, methods.sharpness, methods.snapshots, methods.ensemble)
+        if plan.correlation is not None or any(method is not None for method in left):
             raise InputError(
-                "a model in shards takes no averages, snapshots, moved weights or correlated noise",
+                "a model in shards takes no averages, snapshots, moved weights, ensembles or correlated noise",
                 where="ShardedRun",
                 expected="views, rules of clipping and independent noise",
                 remedy="leave the others away, or train without shards",
