@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -116,7 +117,9 @@ def test_langevin_steps_take_the_public_number_of_records(clinic: Clinic) -> Non
     assert clinic.spent() == before
 
 
-def test_an_ensemble_leaves_for_the_price_of_one_run_and_defers_where_members_disagree(clinic: Clinic) -> None:
+def test_an_ensemble_leaves_for_the_price_of_one_run_and_defers_where_members_disagree(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = clinic.run().release.certificate
     write(clinic, "", "ensemble = {members = 5, agree = 1.0}")
     text = clinic.study.read_text().replace("holdout = 0.25", 'holdout = 0.5\nsubgroups = {sex = "sex"}')
@@ -138,6 +141,12 @@ def test_an_ensemble_leaves_for_the_price_of_one_run_and_defers_where_members_di
     unanimous = each["votes_yes"].is_in([0, 5])
     assert (each["self_consistency"] == 1).to_list() == unanimous.to_list()
     assert shown.coverage == pytest.approx(unanimous.mean())
+    # judged by the answers that `predict` gives, whatever threshold is chosen on private data for the rest
+    module = importlib.import_module("confide.studies.evaluate_model")
+    monkeypatch.setattr(module, "_threshold", lambda *_: (0.99, "chosen"))
+    evaluate_model(release.path)
+    file = release.internal / "arbitrariness.csv"
+    assert pl.read_csv(file).equals(each) and file.stat().st_mode & 0o077 == 0
 
 
 def test_models_of_other_noise_are_trained_as_the_release_was(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def evaluate_model(
         found["multiplicity"], each = measure_multiplicity(
             rows,
             compared,
-            threshold,
+            threshold if voters is None else declared.evaluation.threshold,  # of an ensemble: as its answers are given
             private,
             {attribute: member for attribute, (member, _) in members_of(declared, prepared).items()},
             prepared.held_out_index.ids.tolist(),
@@ -176,14 +176,10 @@ def evaluate_model(
         found["budgets"] = _budgets(declared, rows, plans, train, plain)
     update = {**found, "metrics": [*figures.metrics, *_calibration_metrics(rows, of_release, plain, figures)]}
     figures = figures.model_copy(update=update)
-    write_atomic(internal / "report.html", internal_report(figures))
-    write_atomic(file, figures.to_json())
-    written = [internal / "report.html", file]
+    write_atomic(internal / "report.html", internal_report(figures), mode=0o600)
+    write_atomic(file, figures.to_json(), mode=0o600)
     if each is not None:
-        written.append(internal / FILE)
-        write_atomic(internal / FILE, each.write_csv())
-    for path in written:
-        path.chmod(0o600)
+        write_atomic(internal / FILE, each.write_csv(), mode=0o600)
     return Evaluated(figures, internal / "report.html", file)
 
 
