@@ -104,41 +104,47 @@ def _even_product(  # type: ignore[no-untyped-def]
         tl.store(squares + number, _square(rounded, OB, JB))
 
 
-def _even_products(a: Tensor, g: Tensor, units: int) -> tuple[Tensor, Tensor]:
+def _processors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _large(a: Tensor, g: Tensor, units: int) -> bool:
+    """A tile of 128 x 256 reads least; where too few of them would be left for the last round, 128 x 128."""
+    return bool(units * triton.cdiv(g.shape[1], 128) * triton.cdiv(a.shape[1], 256) >= 4 * _processors(g.device))
+
+
+def _even_products(a: Tensor, g: Tensor, units: int, large: bool) -> tuple[Tensor, Tensor]:
     rows, width, height = len(a) // units, a.shape[1], g.shape[1]
-    # A tile of 128 x 256 reads least; where too few of them would be left for the last round, 128 x 128.
-    processors = torch.cuda.get_device_properties(g.device).multi_processor_count
-    large = units * triton.cdiv(height, 128) * triton.cdiv(width, 256) >= 4 * processors
     ob, jb, stages = (128, 256, 3) if large else (128, 128, 4)
     tiles = triton.cdiv(height, ob) * triton.cdiv(width, jb)
     out = torch.empty((units, height, width), device=g.device, dtype=g.dtype)
     squares = torch.empty((units, tiles), device=g.device, dtype=torch.float64)
     cut = (a.view(units, rows, width), STEP, jb), (g.view(units, rows, height), STEP, ob), (out, ob, jb)
     boxes = [Boxes(v, list(v.shape), list(v.stride()), [1, down, across]) for v, down, across in cut]
-    programs = min(units * tiles, processors)
+    programs = min(units * tiles, _processors(g.device))
     _even_product[(programs,)](
         *boxes, out, squares, rows, width, tiles, units * tiles, programs, ob, jb, STEP, num_warps=8, num_stages=stages
     )
     return out, squares.sum(1)
 
 
-# Shapes of equal units for which `_even_product` gave what `_product` gives, on this device.
+# Shapes and tiles of equal units for which `_even_product` gave what `_product` gives, on this device.
 _agreed: dict[tuple[object, ...], bool] = {}
 
 
-def _even(a: Tensor, g: Tensor, each: int) -> bool:
+def _even(a: Tensor, g: Tensor, each: int, large: bool) -> bool:
     """True for products that `_even_product` can do and did right when it was tried on random values of this shape."""
     wide = min(a.shape[1], g.shape[1]) >= 128 and a.shape[1] % 8 == g.shape[1] % 8 == 0 and each > 0
     aligned = a.data_ptr() % 16 == g.data_ptr() % 16 == 0
     if not (wide and aligned and g.dtype == torch.bfloat16 and Boxes is not None and hopper(g.device)):
         return False
-    key = (g.device, a.shape[1], g.shape[1], each)
+    key = (g.device, a.shape[1], g.shape[1], each, large)
     if key not in _agreed:
         generator = torch.Generator().manual_seed(0)
         x, y = (torch.randn(3 * each, v.shape[1], generator=generator).to(v.device, v.dtype) for v in (a, g))
         try:
             want, square = _products(x, y, torch.arange(4, dtype=torch.int32, device=g.device) * each, each)
-            got, found = _even_products(x, y, 3)
+            got, found = _even_products(x, y, 3, large)
             near = (got.double() - want.double()).norm() <= 1e-2 * want.double().norm()
             _agreed[key] = bool(near) and bool((found / square - 1).abs().max() <= 1e-2)
         except Exception:  # whatever a compiler or a driver may raise: the other kernel is always there
@@ -153,7 +159,9 @@ def unit_products(inputs: Tensor, grads: Tensor, offsets: Tensor, rows: int, eac
     `rows` divides the number of rows of every unit; `each` is that number where all units have the same, else 0.
     """
     a, g = inputs.contiguous(), grads.contiguous()
-    return _even_products(a, g, len(offsets) - 1) if _even(a, g, each) else _products(a, g, offsets, rows)
+    units = len(offsets) - 1
+    large = each > 0 and _large(a, g, units)
+    return _even_products(a, g, units, large) if _even(a, g, each, large) else _products(a, g, offsets, rows)
 
 
 def _products(a: Tensor, g: Tensor, offsets: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -110,17 +111,18 @@ class ByEntry:
     blocks: Blocks
     arithmetic: Arithmetic
 
+    @cached_property
     def kept(self) -> Kept:
-        """Return the gradients of units."""
+        """The gradients of units: summed once, so that norm and sum read the same values."""
         return Kept(kernels.entry_sums(self.values, self.blocks), self.shape, self.arithmetic)
 
     def squared(self) -> Tensor:
         """See `Piece`."""
-        return self.kept().squared()
+        return self.kept.squared()
 
     def weighted(self, weights: Tensor) -> Tensor:
         """See `Piece`."""
-        return self.kept().weighted(weights)
+        return self.kept.weighted(weights)
 
 
 class Group:
