@@ -75,10 +75,11 @@ def products(device: torch.device, times: int = 50) -> bool:
     fine = True
     for rows, width, height in ((788, 768, 2304), (512, 3072, 768), (100, 136, 264), (196, 768, 768)):
         a, g = (torch.randn(16 * rows, n, device=device).bfloat16() for n in (width, height))
-        used = kernel._even(a, g, rows)
+        large = kernel._large(a, g, 16)
+        used = kernel._even(a, g, rows, large)
         want = torch.bmm(g.view(16, rows, -1).transpose(1, 2).double(), a.view(16, rows, -1).double())
-        first, square = kernel._even_products(a, g, 16)
-        same = all(torch.equal(kernel._even_products(a, g, 16)[0], first) for _ in range(times))
+        first, square = kernel._even_products(a, g, 16, large)
+        same = all(torch.equal(kernel._even_products(a, g, 16, large)[0], first) for _ in range(times))
         off = float((first.double() - want).norm() / want.norm())
         norms = float((square / first.double().square().sum((1, 2)) - 1).abs().max())
         print(json.dumps({"products": [rows, width, height], "used": used, "same_bits": same, "off": off, "n": norms}))
