@@ -236,6 +236,8 @@ def test_a_budget_that_no_plan_can_meet_names_one_that_can_be_met() -> None:
     assert "no plan meets a budget of 0.01" in message
     least = float(message.split("epsilon of about ")[1].split()[0])
     assert plan({1: 50}, epsilon=1.1 * least, delta=1e-9, noise_multiplier=1.0, steps=10).classes
+    with pytest.raises(UnreachableError, match="no plan meets"):  # far away, and still an answer
+        plan({1: 50}, epsilon=1e-9, delta=1e-5, noise_multiplier=1.0, steps=30)
 
 
 @pytest.mark.parametrize(
