@@ -64,6 +64,12 @@ class Estimate:
         return asdict(self)
 
 
+def check_interval(level: float, replicates: int) -> None:
+    """Raise InputError where a level or a number of replicates cannot be."""
+    if not 0.0 < level < 1.0 or replicates < 1:
+        raise InputError(f"level {level} with {replicates} replicates", expected="0 < level < 1 and replicates >= 1")
+
+
 def evaluate(
     labels: ArrayLike,
     scores: ArrayLike,
@@ -110,8 +116,7 @@ def evaluate(
             f"labels, scores and contributors have shapes {y.shape}, {s.shape} and {owner.shape}",
             expected="three arrays of one and the same length, at least 1",
         )
-    if not 0.0 < level < 1.0 or replicates < 1:
-        raise InputError(f"level {level} with {replicates} replicates", expected="0 < level < 1 and replicates >= 1")
+    check_interval(level, replicates)
     _, of_entry = np.unique(owner, return_inverse=True)
     if unit == "contributor":
         y, s = per_contributor(y, s, of_entry, aggregate=aggregate)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from confide.errors import InputError
-from confide.evaluation.bootstrap import Estimate
+from confide.evaluation.bootstrap import Estimate, check_interval
 
 
 def dice(truth: ArrayLike, found: ArrayLike) -> float:
@@ -103,8 +103,7 @@ def evaluate_masks(
             f"{len(truth)} true masks, {len(found)} found ones and {owner.size} contributors",
             expected="the same number of each, at least 1",
         )
-    if not 0.0 < level < 1.0 or replicates < 1:
-        raise InputError(f"level {level} with {replicates} replicates", expected="0 < level < 1 and replicates >= 1")
+    check_interval(level, replicates)
     each = []
     for a, b in zip(truth, found, strict=True):
         shape = np.asarray(a).shape
