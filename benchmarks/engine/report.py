@@ -20,6 +20,7 @@ NAMES = {
 UNITS = {"4": "contributors of 4", "nih": "ragged (ChestX-ray14)", "1": "single entries"}
 ENGINES = {
     "fast": "confide",
+    "compiled": "confide, compiled",
     "exact": "confide, exact",
     "hooks": "Opacus hooks",
     "ghost": "Opacus ghost",
@@ -78,7 +79,7 @@ def _missing(found: Found) -> list[str]:
     out = []
     for kind in ("cuda", "cpu"):
         for workload, precision, engine in cells(kind):
-            units = KINDS if engine in ("fast", "exact") else ("1",)
+            units = KINDS if engine in ("fast", "compiled", "exact") else ("1",)
             gone = [u for u in units if "ms" not in found.get((kind, workload, precision, engine, u), {})]
             if gone:
                 out.append(f"{kind}: {workload}, {precision}, {engine}; units {', '.join(gone)}")

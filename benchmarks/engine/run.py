@@ -44,9 +44,9 @@ KINDS = ("4", "nih", "1")
 def cells(device: str) -> list[tuple[str, str, str]]:
     """(workload, precision, engine) of every cell."""
     if device == "cpu":
-        return [(w, "fp32", e) for w in CPU for e in ("fast", "exact", "vmap", "hooks", "ghost", "opake")]
+        return [(w, "fp32", e) for w in CPU for e in ("fast", "compiled", "exact", "vmap", "hooks", "ghost", "opake")]
     ours = [(w, p, "fast") for p in ("bf16", "tf32") for w in GPU]
-    peers = [(w, "tf32", e) for w in GPU[:2] for e in ("vmap_compile", "hooks", "ghost", "opake")]
+    peers = [(w, p, e) for p in ("tf32", "bf16") for w in GPU[:2] for e in ("vmap_compile", "hooks", "ghost", "opake")]
     return ours + peers
 
 
@@ -113,7 +113,7 @@ def plain_step(model: Any, work: Any, x: Any, y: Any, precision: str, compiled: 
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
 
     def mean(x: Any, y: Any) -> Any:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with lowered(x, precision):
             return work.loss(model(x), y).mean()
 
     run = torch.compile(mean, dynamic=False) if compiled else mean
@@ -141,7 +141,7 @@ def graphed(step: Callable[[], None]) -> Callable[[], None]:
 
 
 def mover(parameters: list[Any]) -> Callable[[list[Any], float], None]:
-    """Noise as `PrivateRun` draws it (on a GPU by ChaCha20 on the device), then SGD."""
+    """Noise and division as `PrivateRun` does them (on a GPU by ChaCha20 on the device), then SGD."""
     from confide.training.device_noise import add_noise
     from confide.training.noise import keyed_noise
 
@@ -158,8 +158,7 @@ def mover(parameters: list[Any]) -> Callable[[list[Any], float], None]:
                 noisy = torch.from_numpy(source.add_normal(flat, scale=NOISE * CLIP)).float().div_(denominator)
                 parts = noisy.split([g.numel() for g in sums])
                 sums = [part.view(g.shape) for part, g in zip(parts, sums, strict=True)]
-            else:
-                torch._foreach_div_(sums, denominator)
+            # else: the pass that adds noise divides as well, and is timed apart
         for value, grad in zip(parameters, sums, strict=True):
             value.grad = grad.to(value.dtype).view(value.shape)
         optimizer.step()
@@ -204,7 +203,12 @@ def ours(model: Any, work: Any, x: Any, y: Any, kind: str, engine_name: str, pre
     return private
 
 
-def vmap_step(model: Any, work: Any, x: Any, y: Any, kind: str, compiled: bool) -> Any:
+def lowered(x: Any, precision: str) -> Any:
+    """The precision of the forward pass, the same for everybody."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def vmap_step(model: Any, work: Any, x: Any, y: Any, kind: str, precision: str, compiled: bool) -> Any:
     """torch.func: vmap of grad over contributors of equal size."""
     from torch.func import functional_call, grad, vmap
 
@@ -213,7 +217,8 @@ def vmap_step(model: Any, work: Any, x: Any, y: Any, kind: str, compiled: bool) 
     xs, ys = (v.reshape(-1, each, *v.shape[1:]) for v in (x, y))
 
     def loss(values: Any, x: Any, y: Any) -> Any:
-        return work.loss(functional_call(model, values, (x,)), y).mean()
+        with lowered(x, precision):
+            return work.loss(functional_call(model, values, (x,)), y).mean()
 
     def clipped(values: Any, x: Any, y: Any) -> Any:
         found = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(values, x, y)
@@ -226,15 +231,16 @@ def vmap_step(model: Any, work: Any, x: Any, y: Any, kind: str, compiled: bool) 
     return lambda: move(list(run(parameters, xs, ys).values()), len(xs))
 
 
-def opacus_step(model: Any, work: Any, x: Any, y: Any, mode: str) -> Any:
+def opacus_step(model: Any, work: Any, x: Any, y: Any, mode: str, precision: str) -> Any:
     """Opacus (single entries only)."""
     from opacus import PrivacyEngine
     from torch.utils.data import DataLoader, TensorDataset
 
     loader = DataLoader(TensorDataset(x.cpu(), y.cpu()), batch_size=len(x))
+    noise = NOISE if NOISY or x.device.type == "cuda" else 0.0
     made = PrivacyEngine(accountant="rdp").make_private(
         module=model, optimizer=torch.optim.SGD(model.parameters(), lr=RATE), data_loader=loader,
-        noise_multiplier=NOISE, max_grad_norm=CLIP, poisson_sampling=False, grad_sample_mode=mode,
+        noise_multiplier=noise, max_grad_norm=CLIP, poisson_sampling=False, grad_sample_mode=mode,
         criterion=torch.nn.CrossEntropyLoss(),
     )  # fmt: skip
     wrapped, optimizer = made[0], made[1]
@@ -242,13 +248,15 @@ def opacus_step(model: Any, work: Any, x: Any, y: Any, mode: str) -> Any:
 
     def step() -> None:
         optimizer.zero_grad()
-        criterion(wrapped(x), y).backward()
+        with lowered(x, precision):
+            loss = criterion(wrapped(x), y)
+        loss.backward()
         optimizer.step()
 
     return step
 
 
-def opake_step(model: Any, work: Any, x: Any, y: Any, kind: str) -> Any:
+def opake_step(model: Any, work: Any, x: Any, y: Any, kind: str, precision: str) -> Any:
     """opake: clipped gradients of entries, or of contributors of equal size, as a function."""
     from opake.dpsgd.clipping import clipped_grad
     from torch.func import functional_call
@@ -257,7 +265,8 @@ def opake_step(model: Any, work: Any, x: Any, y: Any, kind: str) -> Any:
     xs, ys = (v.reshape(-1, int(kind), *v.shape[1:]) for v in (x, y))
 
     def loss(values: Any, x: Any, y: Any) -> Any:
-        return work.loss(functional_call(model, values, (x,)), y).mean()
+        with lowered(x, precision):
+            return work.loss(functional_call(model, values, (x,)), y).mean()
 
     run, state = clipped_grad(loss, clipping_norm=CLIP, batch_argnums=(1, 2), normalize_by=1.0)
     move = mover([torch.nn.Parameter(value) for value in parameters.values()])
@@ -279,7 +288,8 @@ def cell(
     cuda = device.type == "cuda"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    compiled = cuda and engine in ("fast", "vmap_compile")
+    mine = engine in ("fast", "exact", "compiled")
+    compiled = engine == "compiled" or (cuda and engine in ("fast", "vmap_compile"))
     repeats = int(os.environ.get("CONFIDE_REPEATS", "30" if cuda else "7"))
     torch.manual_seed(0)
 
@@ -300,19 +310,19 @@ def cell(
     plain = plain if not cuda else None
     rows = []
     equal = engine in ("vmap", "vmap_compile", "opake")  # contributors of equal size only
-    for kind in kinds if engine in ("fast", "exact") else ("4", "1") if equal else ("1",):
+    for kind in kinds if mine else ("4", "1") if equal else ("1",):
         torch._dynamo.reset()
         model = fresh()
         row = {"workload": workload, "precision": precision, "engine": engine, "contributors": kind, "batch": len(x)}
         try:
-            if engine in ("fast", "exact"):
-                step = ours(model, work, x, y, kind, engine, precision, compiled)
+            if mine:
+                step = ours(model, work, x, y, kind, "exact" if engine == "exact" else "fast", precision, compiled)
             elif engine.startswith("vmap"):
-                step = vmap_step(model, work, x, y, kind, compiled)
+                step = vmap_step(model, work, x, y, kind, precision, compiled)
             elif engine == "opake":
-                step = opake_step(model, work, x, y, kind)
+                step = opake_step(model, work, x, y, kind, precision)
             else:
-                step = opacus_step(model, work, x, y, engine)
+                step = opacus_step(model, work, x, y, engine, precision)
             if warm:
                 step()
                 continue
@@ -320,9 +330,9 @@ def cell(
                 row |= measure(step, device, repeats)
             else:
                 with kept_pages(device):  # as `PrivateRun` does; the twin and the peers gain from it too
-                    twin, mine = alternated(plain, step, repeats)
-                row |= mine
-            if hasattr(step, "record"):
+                    twin, timed = alternated(plain, step, repeats)
+                row |= timed
+            if cuda and hasattr(step, "record"):
                 step.record()
                 row["graph_ms"] = measure(step, device, repeats)["ms"]
         except Exception as error:  # a peer that fails is a row that says so
@@ -336,13 +346,14 @@ def cell(
         }
         rows.append(row)
         print(json.dumps({k: v for k, v in row.items() if k not in ("device", "torch", "date")}), flush=True)
-        if "noise_ms" not in twin and not cuda and engine in ("fast", "exact"):
+        if "noise_ms" not in twin and not cuda and mine:
             source_values = np.zeros(sum(value.numel() for value in model.parameters()))
             from confide.training.noise import keyed_noise
 
             source = keyed_noise("default", bytes(32), 0)
             start = time.process_time()
             source.add_normal(source_values, scale=1.0)
+            source_values /= len(x)
             row["noise_ms"] = round(1e3 * (time.process_time() - start), 3)
         step = model = None
     return rows
