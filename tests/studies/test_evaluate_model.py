@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from clinic import Clinic
 
+from confide.accounting import Gaussian
 from confide.cli import main
 from confide.errors import InputError
 from confide.ledger import Ledger
-from confide.studies import evaluate_model, load_study, run_study
+from confide.studies import evaluate_model, load_study, measure, run_study
+from confide.studies.people import only
+from confide.studies.prepare import holdout_key, prepare
 
 GROUPS = 'subgroups = {sex = "sex", pressure = {column = "pressure", cuts = [130]}}\nvalidation = 0.3\n'
 
@@ -240,3 +245,75 @@ categories = ["f", "m"]
     assert set(each["class_number"]) <= {0, 1, 2} and each["votes"].max() <= found.multiplicity.admitted
     known = {(m.model, m.metric) for m in found.metrics}
     assert ("this release", "ECE per entry (15 bins)") in known
+
+
+def test_whom_the_ledger_left_out_is_trained_on_by_no_comparison(
+    clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: dict[str, set[str]] = {}
+
+    def spied(make: Any) -> Any:
+        def spy(study: Any, prepared: Any, *rest: Any, **more: Any) -> Any:
+            people = set(prepared.train_index.ids.tolist())
+            index = prepared.table.index
+            assert len(prepared.train) == prepared.train_index.n_entries
+            assert set(index.ids[index.of_entry[prepared.train]].tolist()) == people
+            used[more.get("what", "non-private")] = people
+            return make(study, prepared, *rest, **more)
+
+        return spy
+
+    for name in ("fit_plainly", "fit_with"):
+        spy = spied(getattr(measure, name))
+        monkeypatch.setattr(measure, name, spy)
+        monkeypatch.setattr(import_module("confide.studies.evaluate_model"), name, spy)
+    baselines = 'holdout = 0.25\nbaselines = ["non-private", "uniform"]'
+    clinic.study.write_text(clinic.study.read_text().replace("holdout = 0.25", baselines))
+    price = [Gaussian(noise_multiplier=0.25).guarantee()]  # all but the whole of a lifetime's balance
+    poor, gone = ["p000", "p001", "p002"], ["p003", "p004"]
+    with Ledger.open(clinic.url) as ledger:
+        kept = ledger.reserve(
+            release="x", contributors=poor, class_of=np.zeros(3, dtype=int), classes=price, data_set="x"
+        )
+        assert kept.admitted.all()
+        ledger.withdraw(gone)
+    release = clinic.run().release
+    everybody = {f"p{i:03d}" for i in range(60)}
+    assert set(used) == {"non-private", "baseline: uniform"}
+    for people in used.values():
+        assert len(people) > 20 and not people & {*poor, *gone}
+    took_part = used["non-private"]
+    later, erased = sorted(took_part)[3], sorted(took_part)[8]
+    with Ledger.open(clinic.url) as ledger:
+        ledger.withdraw([later])
+        ledger.erase([erased])
+        ledger.set_consent(gone, "default")  # consent given after the training admits nobody to it
+        said = ledger.admitted(release.certificate.ledger.reservation, [*sorted(everybody), "nobody known"])
+    assert {one for one, yes in zip(sorted(everybody), said, strict=False) if yes} == took_part - {later, erased}
+    assert not said[-1]
+    used.clear()
+    found = evaluate_model(release.path, members=1, budgets=(1.0,), device="cpu").figures
+    assert set(used) == {"non-private", "model 1 of 1 with other noise", "a model for epsilon 1"}
+    assert all(people == took_part - {later, erased} for people in used.values())
+    (note,) = [one for one in found.group_notes if "without" in one and "training side" in one]
+    assert f"without {2 + len({*poor, *gone} & training_side(clinic))} of {len(training_side(clinic))} people" in note
+
+    Ledger.create(tmp_path / "other.sqlite", cap_epsilon=1.0, cap_delta=1e-3).close()
+    used.clear()
+    with pytest.raises(InputError, match="not the ledger of the release"):
+        evaluate_model(release.path, ledger_url=f"sqlite:///{tmp_path}/other.sqlite")
+    (tmp_path / "ledger.sqlite").rename(tmp_path / "away.sqlite")
+    assert main(["evaluate", str(release.path), "--members", "0"]) == 2
+    assert not used, "without the ledger somebody was trained on"
+    with pytest.raises(InputError, match="nobody who took part"):
+        only(prepared_of(clinic), np.zeros(len(training_side(clinic)), dtype=bool))
+
+
+def prepared_of(clinic: Clinic) -> Any:
+    study = load_study(clinic.study)
+    return prepare(study, base=clinic.home, holdout_key=holdout_key(study, None))
+
+
+def training_side(clinic: Clinic) -> set[str]:
+    """Everybody who was not held out."""
+    return set(prepared_of(clinic).train_index.ids.tolist())

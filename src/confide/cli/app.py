@@ -132,6 +132,12 @@ def evaluate(
         int | None,
         typer.Option(min=0, help="Tables: runs on made-up patients for error bars and membership game (default 20)."),
     ] = None,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            "--ledger", help="Models: ledger of the release, which knows who took part; default: where the run had it."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a release of a model or of tables on people who took no part. Internal figures."""
@@ -146,6 +152,7 @@ def evaluate(
         as_json=as_json,
         data=data,
         refits=refits,
+        ledger=ledger,
     )
 
 

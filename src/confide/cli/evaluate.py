@@ -19,6 +19,7 @@ def run_evaluate(
     as_json: bool,
     data: Path | None = None,
     refits: int | None = None,
+    ledger: str | None = None,
 ) -> None:
     """Measure a release, by its kind, and say where the pictures are."""
     from confide.release import Release
@@ -34,11 +35,18 @@ def run_evaluate(
             where=str(release),
             expected="a release of `confide train` or `confide synthesize`",
         )
-    _model(release, study=study, members=members, budgets=budgets, device=device, as_json=as_json)
+    _model(release, study=study, members=members, budgets=budgets, device=device, as_json=as_json, ledger=ledger)
 
 
 def _model(
-    release: Path, *, study: Path | None, members: int, budgets: str | None, device: str | None, as_json: bool
+    release: Path,
+    *,
+    study: Path | None,
+    members: int,
+    budgets: str | None,
+    device: str | None,
+    as_json: bool,
+    ledger: str | None,
 ) -> None:
     from confide.cli.train import TerminalWatcher
     from confide.studies.evaluate_model import evaluate_model, summary
@@ -53,6 +61,7 @@ def _model(
             budgets=_numbers(budgets),
             watcher=watcher,
             device=device or "auto",
+            ledger_url=ledger,
         )
     finally:
         watcher.end()

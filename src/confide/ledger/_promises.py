@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from confide.accounting import Guarantee
 from confide.errors import InputError
-from confide.ledger import _chunks, _journal
+from confide.ledger import _chunks, _journal, _levels
 from confide.ledger import _schema as schema
 from confide.ledger._admission import Admission
 from confide.ledger._flows import flow_facts, insert_flow
@@ -216,6 +216,34 @@ class Promises(Admission):
             numbers, _ = self._resolve(connection, who, register=False)
             admitted = self._codes(connection, row.seq, numbers) > 0
         return Reservation(row.id, row.release, row.data_set, row.state, admitted)
+
+    def admitted(self, reservation_id: str, contributors: Sequence[str] | Cohort) -> npt.NDArray[np.bool_]:
+        """Say who was admitted to a reservation, of any state, and agrees to it still, shape (n,) (internal).
+
+        Whoever was dropped, was erased or is unknown took no part; of those who did, whoever has since withdrawn or
+        chosen a level that does not allow its purpose or its recipient is left out as well. It is for whatever trains
+        again on the people of a release, to stay inside, without charging anybody.
+
+        Raises
+        ------
+        InputError
+            The reservation is unknown.
+        """
+        who = self._hashed(contributors)
+        with self._store.read() as connection:
+            row = self._row(connection, reservation_id)
+            numbers, total = self._resolve(connection, who, register=False)
+            found: npt.NDArray[np.bool_] = self._codes(connection, row.seq, numbers) > 0
+            if not _levels.anything(connection):
+                return found
+            allowed = _levels.allowed(connection, purpose=row.purpose or "", recipient=row.recipient or "")
+            took_part = np.flatnonzero(found)
+            chunk_of = numbers[took_part] // _chunks.CHUNK
+            for chunk in np.unique(chunk_of).tolist():
+                here = took_part[chunk_of == chunk]
+                levels = _levels.read(connection, chunk, min(_chunks.CHUNK, total - chunk * _chunks.CHUNK))
+                found[here] = allowed[levels[numbers[here] % _chunks.CHUNK]]
+        return found
 
     def _same_again(
         self,

@@ -2,7 +2,8 @@
 
 Nothing here leaves: the figures are exact, on held-out contributors, and go to the internal report. The other models
 that are trained (other noise, other budgets, no privacy) stay in memory and are thrown away; they are not charged,
-because nobody outside ever sees them or anything made from them.
+because nobody outside ever sees them or anything made from them. They learn from those people alone whom the ledger
+had admitted to the training that is measured and who have not withdrawn since.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from confide.studies.evaluate_multiplicity import FILE, Rows, answer_of, measure
 from confide.studies.file import Study, load_study, parse_study
 from confide.studies.measure import fit_plainly, fit_with
 from confide.studies.models import build_model, fixed_features, probabilities
+from confide.studies.opening import still_admitted
+from confide.studies.people import only
 from confide.studies.predict import each_member
 from confide.studies.prepare import (
     Prepared,
@@ -75,6 +78,7 @@ def evaluate_model(
     budgets: Sequence[float] = (),
     watcher: Any = None,
     device: str = "auto",
+    ledger_url: str | None = None,
 ) -> Evaluated:
     """Measure a released model on the people who took no part, and rewrite its internal report with the pictures.
 
@@ -94,11 +98,13 @@ def evaluate_model(
         Epsilons at which to train a model each, for the picture of privacy against utility.
     watcher : Watcher, optional
     device : str
+    ledger_url : str, optional
+        The ledger of the release; default: the study's, then ``CONFIDE_LEDGER``, then where the run left it.
 
     Raises
     ------
     InputError
-        No internal folder, or nobody held out.
+        No internal folder, nobody held out, or the ledger that knows who took part is not at hand.
     """
     from confide.studies.trainer import load
     from confide.studies.watch import Quiet
@@ -126,6 +132,16 @@ def evaluate_model(
     label = schema_of(declared).label
     outputs = schema_of(declared).n_outputs
     assert label is not None
+    may = still_admitted(
+        declared,
+        base,
+        ledger_url,
+        written=loaded.certificate.ledger,
+        noted=figures.extra.get("ledger"),
+        people=prepared.train_index.ids.tolist(),
+    )
+    prepared = only(prepared, may)
+    assert prepared.held_out_index is not None
     plans = _budget_plans(declared, base, budgets)  # what cannot be planned is said before anything is trained
     rows = _rows(declared, prepared, classes=outputs > 1)
     prepared.features = fixed_features(declared, prepared.table.features, outputs=outputs, base=base)
@@ -150,7 +166,7 @@ def evaluate_model(
     threshold, chosen = _threshold(declared, rows, of_release)
     found: dict[str, Any] = _calibration(rows, both, threshold)
     groups, notes = measure_groups(declared, prepared, rows, both, threshold)
-    found["groups"], found["group_notes"] = groups, [chosen, *_one_class(rows), *notes]
+    found["groups"], found["group_notes"] = groups, [chosen, *_one_class(rows), *notes, *_left_out(may)]
     shown = ~rows.validation_entries
     found["slices"] = [] if outputs > 1 else slice_curves(made, held[shown], rows.entry_labels[shown])
     voters, compared = declared.training.voters, []
@@ -223,6 +239,16 @@ def _threshold(study: Study, rows: Rows, by_entry: F64) -> tuple[float, str]:
         f"Threshold {value:.3f}: largest sensitivity + specificity on {int(rows.validation.sum())} validation rows, "
         "whose people are in no figure below. It is not part of the release; shipping it would have to be paid for."
     )
+
+
+def _left_out(may: npt.NDArray[np.bool_]) -> list[str]:
+    """Say how many people of the training side the other models have not learned from."""
+    if may.all():
+        return []
+    return [
+        f"Models for comparison were trained without {int((~may).sum())} of {may.size} people of the training side: "
+        "the ledger had dropped them from this training, or they have withdrawn or been erased since."
+    ]
 
 
 def _one_class(rows: Rows) -> list[str]:

@@ -20,6 +20,7 @@ from confide.release import PaidMetric, paid_metric
 from confide.report import BatchSizes, Curve, DataReport, Event, InternalFigures, Measured, Reliability, Source
 from confide.studies.file import Study
 from confide.studies.models import build_model, loss_for, probabilities
+from confide.studies.people import dataset_of, only
 from confide.studies.predict import predictor_of
 from confide.studies.prepare import Prepared
 from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
@@ -46,12 +47,16 @@ def measure(
     scores: F64,
     outputs: int,
     base: Path,
-    dropped: int,
+    admitted: npt.NDArray[np.bool_],
     seconds: float,
     watcher: Any,
     device: str,
 ) -> InternalFigures:
-    """Measure the release and the baselines the study names; all of it internal."""
+    """Measure the release and the baselines the study names; all of it internal.
+
+    Baselines learn from the `admitted` training contributors alone: whom the ledger dropped is used for nothing.
+    """
+    took_part = only(prepared, admitted)
     metrics: list[Measured] = []
     roc: list[Curve] = []
     calibration: list[Reliability] = []
@@ -73,7 +78,7 @@ def measure(
     for name in study.evaluation.baselines:
         try:
             other = baseline_scores(
-                study, prepared, plan, name, outputs=outputs, base=base, watcher=watcher, device=device
+                study, took_part, plan, name, outputs=outputs, base=base, watcher=watcher, device=device
             )
         except ConfideError as error:
             notes.append(f"baseline {name}: not run ({error.what})")
@@ -99,7 +104,7 @@ def measure(
             ),
             Event(
                 what="contributors without balance",
-                count=dropped,
+                count=int((~admitted).sum()),
                 meaning="took no part; divisors stayed as planned",
             ),
         ],
@@ -251,7 +256,6 @@ def fit_with(
     torch.nn.Module
         What predicts: the model, or several of one run together.
     """
-    from confide.studies.people import dataset_of
     from confide.training import EngineOptions, PrivateRun, Ranks
     from confide.training.methods import NeuralDPRun
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from confide.contributors import Linkage
 from confide.data import persons_of
 from confide.errors import InputError
 from confide.ledger import Ledger
-from confide.release import FlowFacts
+from confide.release import FlowFacts, LedgerReference
 
 
 def refuse_unconfirmed(text: str, *, where: str, otherwise: str = "--rehearse runs without") -> None:
@@ -114,6 +115,66 @@ def flow_of(study: Any) -> dict[str, Any]:
 def stated_flow(study: Any) -> FlowFacts | None:
     """Return what the certificate says about who receives the release; None where the study says nothing."""
     return FlowFacts(**flow_of(study)) if study.ledger.declared else None
+
+
+def noted(ledger: Ledger) -> dict[str, str]:
+    """Return what internal figures keep of a ledger that is a file: its place, where `confide evaluate` finds it.
+
+    The address of a server may hold a password; it is named again.
+    """
+    return {"ledger": f"sqlite:///{ledger.where}"} if Path(ledger.where).is_file() else {}
+
+
+def still_admitted(
+    study: HasLedger,
+    base: Path,
+    url: str | None,
+    *,
+    written: LedgerReference | None,
+    noted: str | None,
+    people: Sequence[str],
+) -> npt.NDArray[np.bool_]:
+    """Return who of a release's training contributors may be trained on again, inside, shape (people,).
+
+    The release does not say who took part; its ledger does. Left out are those whom it had dropped and those who have
+    withdrawn, chosen a level that does not allow the release, or been erased since. Where the certificate says that no
+    ledger was kept, nobody was dropped.
+
+    Parameters
+    ----------
+    url : str, optional
+        The ledger's address; else the study's, else ``CONFIDE_LEDGER``, else where the run had `noted` it.
+    written : LedgerReference, optional
+        The ledger's entry that the certificate names.
+
+    Raises
+    ------
+    InputError
+        The ledger is not to be found, or is another one.
+    """
+    if written is None:
+        return np.ones(len(people), dtype=bool)
+    remedy = "name the ledger of this release with --ledger"
+    try:
+        if url is None and study.ledger.url is None and "CONFIDE_LEDGER" not in os.environ:
+            url = noted
+        ledger = open_ledger(study, base, url)
+    except InputError as error:
+        raise InputError(
+            f"the ledger of this release is not at hand: {error.what}",
+            where=error.where,
+            expected="the ledger, which alone knows whom the training left out: nobody else may be trained on again",
+            remedy=remedy,
+        ) from error
+    with ledger:
+        if ledger.id != written.ledger:
+            raise InputError(
+                "this is not the ledger of the release",
+                where=ledger.where,
+                expected=f"the ledger {written.ledger}, which knows who took part",
+                remedy=remedy,
+            )
+        return ledger.admitted(written.reservation, people)
 
 
 def open_ledger(study: HasLedger, base: Path, url: str | None) -> Ledger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from confide.accounting import Guarantee
 from confide.contributors import ContributorIndex
+from confide.errors import InputError
 from confide.planning import Plan
 from confide.studies.prepare import Prepared
 
@@ -35,6 +37,30 @@ def dataset_of(prepared: Prepared) -> ContributorDataset:
         contributors=prepared.train_index,
         budgets=None if budgets is None else budgets[prepared.train_index.of_entry].tolist(),
     )
+
+
+def only(prepared: Prepared, keep: npt.NDArray[np.bool_]) -> Prepared:
+    """Return the same study with some of its training contributors alone, shape of `keep` (training contributors,).
+
+    Divisors and rates come from the plan, so a private run on them takes the steps it would have taken with the others
+    dropped by the ledger.
+
+    Raises
+    ------
+    InputError
+        Nobody is left.
+    """
+    if keep.all():
+        return prepared
+    if not keep.any():
+        raise InputError(
+            "nobody who took part in this release may be used again (internal message, must not leave)",
+            where="the ledger: dropped, erased or consent withdrawn",
+            expected="people to train models for comparison on",
+        )
+    index, entries = prepared.train_index.subset(keep)
+    budgets = None if prepared.budgets is None else prepared.budgets[keep]
+    return dataclasses.replace(prepared, train=prepared.train[entries], train_index=index, budgets=budgets)
 
 
 def classes_for(

@@ -32,7 +32,7 @@ from confide.studies.file import Study, load_study
 from confide.studies.follow import Lead, follow
 from confide.studies.measure import measure, train_through
 from confide.studies.models import build_model, fixed_features, loss_for, probabilities, require_torch
-from confide.studies.opening import check_ledger, flow_of, open_ledger, refuse_unconfirmed
+from confide.studies.opening import check_ledger, flow_of, noted, open_ledger, refuse_unconfirmed
 from confide.studies.people import classes_for, dataset_of
 from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
 from confide.studies.price import price_lines
@@ -295,15 +295,16 @@ class _Run(SearchRuns):
                 scores=scores,
                 outputs=self.outputs,
                 base=self.declared,
-                dropped=int((~admitted).sum()),
+                admitted=admitted,
                 seconds=seconds,
                 watcher=self.watcher,
                 device=self.device,
             )
         except Exception as error:  # exact figures about held-out people must never decide whether a release is made
             figures = InternalFigures(name=self.study.name, notes=[f"the internal figures failed: {error!r}"])
-        # where `confide evaluate` finds the data again; internal, like all of these figures
-        figures = figures.model_copy(update={"extra": {**figures.extra, "base": str(self.base.absolute())}})
+        # where `confide evaluate` finds data and ledger again; internal, like all of these figures
+        found_again = {"base": str(self.base.absolute()), **noted(self.ledger)}
+        figures = figures.model_copy(update={"extra": {**figures.extra, **found_again}})
         release = assemble(
             self.study,
             self.text,
