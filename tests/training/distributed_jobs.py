@@ -27,6 +27,7 @@ from confide.training import (
     ClippingEngine,
     ContributorDataset,
     EngineOptions,
+    Ensemble,
     Methods,
     PrivateRun,
     ShardedRun,
@@ -314,6 +315,22 @@ def with_methods(name, make=PrivateRun):
     return taken(make, plan=plan_of(**settings.pop("plan", {})), **settings)["weights"]
 
 
+MEMBERS, MEMBER_STEPS = Methods(ensemble=Ensemble(3)), 4
+
+
+def in_members():
+    """An ensemble: its members with all their noise, who was drawn for each step, and each step's noise alone."""
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    plan = plan_of("individual", steps=3 * MEMBER_STEPS)
+    optimizer = make_optimizer("adam", model.parameters(), lr=0.05)
+    result, drawn = drive(model, optimizer, plan, data_of(), run_key=KEY, methods=MEMBERS)
+    members = [torch.cat([value.reshape(-1) for value in one.values()]) for one in result.snapshots]
+    nobody = np.zeros(len(COUNTS), dtype=bool)
+    noise = wide(plan_of(steps=3 * MEMBER_STEPS), admitted=nobody, run_key=KEY, methods=MEMBERS)
+    return {"members": members, "drawn": drawn, "noise": noise}
+
+
 def everything(folder: Path):
     """All scenarios of one world size; the same code runs with one process and with many."""
     ranks = join()
@@ -333,6 +350,10 @@ def everything(folder: Path):
     path = folder / "checkpoint"
     began = learned(path, resume=True, until=12) if path.exists() else learned(path, until=6)
     out["until"] = began
+    out["ensemble"] = in_members()
+    path = folder / "ensemble"
+    going = {"resume": True, "until": 12} if path.exists() else {"until": 6}  # in the first member, then in the second
+    learned(path, methods=MEMBERS, **going)
     out["start"] = learned(fixed=False).state_dict
     out["exchange"] = exchanged(ranks)
     cut = functools.partial(ShardedRun, smallest=1, options=EngineOptions(physical_batch=6))

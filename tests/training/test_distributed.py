@@ -56,7 +56,7 @@ def several(tmp_path_factory, one):
     def run(world, job="everything"):
         if world not in _CACHE:
             folder = tmp_path_factory.mktemp(f"world{world}")
-            for name in ("checkpoint", "sharded"):
+            for name in ("checkpoint", "sharded", "ensemble"):
                 (folder / name).write_bytes((one[0] / name).read_bytes())
             _CACHE[world] = folder, jobs.launch([jobs.everything, jobs.killed], world, folder)
         return _CACHE[world][0], _CACHE[world][1][job]
@@ -213,6 +213,42 @@ def test_neighbours_differ_by_the_claimed_sensitivity_across_processes(one, seve
                     assert (moved <= clip * (1 + 1e-6)).all()
                     largest = max(largest, float(moved.max() / clip))
     assert largest > 0.99, "the bound is never reached, so the test shows nothing"
+
+
+@pytest.mark.parametrize("world", worlds([1, 2], [4]))
+def test_each_member_of_an_ensemble_has_coins_and_noise_of_its_own_and_once(one, several, world):
+    alone, results = one[1]["ensemble"], [one[1]] if world == 1 else several(world)[1]
+    steps, plan = 3 * jobs.MEMBER_STEPS, jobs.plan_of()
+    for result in results:
+        found = result["ensemble"]
+        # a process that noised for itself would give a standard deviation of the square root of their number
+        noise = found["noise"] / (plan.noise_multiplier * plan.clip_norm)
+        check_noise(noise, steps)
+        likeness = np.corrcoef(noise) - np.eye(steps)
+        assert np.abs(likeness).max() < 6 / np.sqrt(4000), "two steps, of one member or of two, share noise"
+        np.testing.assert_allclose(noise, alone["noise"] / (plan.noise_multiplier * plan.clip_norm), rtol=1e-6)
+    drawn = [sorted(p for result in results for p in result["ensemble"]["drawn"][step][0]) for step in range(steps)]
+    assert drawn == [sorted(people) for people, _ in alone["drawn"]]
+    coins = [drawn[member * jobs.MEMBER_STEPS : (member + 1) * jobs.MEMBER_STEPS] for member in range(3)]
+    assert all(a != b for a, b in ((coins[0], coins[1]), (coins[1], coins[2]), (coins[0], coins[2])))
+
+
+@pytest.mark.parametrize("world", worlds([2], [4]))
+def test_members_of_an_ensemble_are_those_of_a_single_process(one, several, world):
+    folder, results = several(world)
+    for result in results:
+        assert len(result["ensemble"]["members"]) == 3
+        for member, alone in zip(result["ensemble"]["members"], one[1]["ensemble"]["members"], strict=True):
+            torch.testing.assert_close(member, alone, rtol=1e-4, atol=1e-5)
+    members = torch.stack(one[1]["ensemble"]["members"])
+    assert torch.pdist(members).min() > 0.01, "members cannot be told apart, so the test shows nothing"
+    # begun by one process in the first member, gone on with by several in the second, ended by one
+    whole, back = jobs.learned(methods=jobs.MEMBERS), jobs.learned(folder / "ensemble", resume=True,
+                                                                  methods=jobs.MEMBERS)  # fmt: skip
+    assert back.internal["units"] == whole.internal["units"]
+    for found, wanted in zip(back.snapshots, whole.snapshots, strict=True):
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("world", worlds([2], [4]))
