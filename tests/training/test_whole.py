@@ -355,25 +355,6 @@ def test_a_device_that_fails_leaves_a_checkpoint_from_which_the_run_goes_on(tmp_
     torch.testing.assert_close(finish(again), want)
 
 
-def test_models_that_look_at_their_values_are_not_traced_and_the_run_says_so():
-    class Looks(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = nn.Linear(3, 1)
-
-        def forward(self, x):
-            return self.inner(x) * (2.0 if float(x.detach().sum().abs()) >= 0.0 else 1.0)
-
-    model = Looks()
-    run = PrivateRun(
-        model, squared, torch.optim.SGD(model.parameters(), lr=0.1), small_plan(strategy="contributor", epsilon=50.0),
-        people(), run_key=bytes(32), noise=ZeroNoise(), options=EngineOptions(**TRACE),
-    )  # fmt: skip
-    with pytest.warns(RuntimeWarning, match="steps are not compiled: it cannot be traced"):
-        finish(run)
-    assert list(run._taking.ways) == ["layer by layer"]
-
-
 def test_noise_on_the_device_has_the_planned_size_in_a_traced_run():
     quiet, loud = make_run(**TRACE), make_run(noise="device", **TRACE)
     steps, moved = loud.plan.steps, []
@@ -456,3 +437,74 @@ def test_gradients_are_laid_out_as_their_parameters():
     out = laid_out(value, like)
     assert out.stride() == like.stride() and out.dtype == torch.float32 and torch.equal(out.double(), value)
     assert laid_out(out, like) is out
+
+
+class Looks(nn.Module):
+    """Looks at its values, where there are more entries than `above`: no trace can follow."""
+
+    def __init__(self, above=0):
+        super().__init__()
+        self.inner, self.above = nn.Linear(3, 1), above
+
+    def forward(self, x):
+        if len(x) > self.above and float(x.detach().sum().abs()) < 0.0:
+            return x[:, :1]
+        return self.inner(x)
+
+
+def looking(above=0, nobody=False, **options):
+    torch.manual_seed(1)
+    model, plan = Looks(above), small_plan(strategy="contributor", epsilon=50.0)
+    admitted = np.zeros(34, dtype=bool) if nobody else None
+    return PrivateRun(
+        model, squared, torch.optim.SGD(model.parameters(), lr=0.1), plan, people(), run_key=bytes(32),
+        noise=ZeroNoise(), options=EngineOptions(engine="fast", **options), admitted=admitted,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("nobody", [False, True])
+def test_whether_steps_are_compiled_is_found_on_random_entries_and_stated_as_it_is(nobody):
+    run, layers = looking(nobody=nobody, compile="trace"), looking(nobody=nobody, compile="no")
+    with pytest.warns(RuntimeWarning, match="steps are not compiled: it cannot be traced"):
+        finish(run)
+    finish(layers)
+    assert list(run._taking.ways) == ([] if nobody else ["layer by layer"])
+    assert run.arithmetic() == layers.arithmetic() and "compiled steps" not in run.arithmetic()
+
+
+def test_a_batch_that_no_trace_can_follow_does_not_show_in_what_is_stated():
+    """Four random entries were traced; larger batches fall back, and the statement must not tell of any."""
+    run, nobody = looking(8, compile="trace"), looking(8, nobody=True, compile="trace")
+    with pytest.warns(RuntimeWarning, match="it cannot be traced"):
+        found = finish(run)
+    finish(nobody)
+    assert list(run._taking.ways) == ["layer by layer"]
+    assert run.arithmetic() == nobody.arithmetic() and "compiled steps: float32" in run.arithmetic()
+    torch.testing.assert_close(found, finish(looking(8, compile="no")))
+
+
+def test_steps_run_as_they_were_traced_where_the_compiler_fails(monkeypatch):
+    """The trial compiles nothing; later the traced graph does what is stated, bfloat16 products included."""
+    asked = []
+
+    def broken(graph, **_):
+        def fail(*_):
+            asked.append(graph)
+            raise RuntimeError("no C++ compiler (injected)")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    made = [make_run(engine="fast", compile=way, precision="bf16") for way in ("yes", "trace")]
+    run, wanted = made
+    batches = iter(run)
+    first = next(batches)
+    assert run._taking.traced and not asked and run._taking.whole.step.compilations == 0
+    with pytest.warns(RuntimeWarning, match="steps run as they were traced: the compiler failed"):
+        run.take(first)
+    for part in batches:
+        run.take(part)
+    assert len(asked) == 1 and list(run._taking.ways) == ["compiled"]
+    assert "whole steps traced: the compiler failed" in run.result().internal["engine"]
+    torch.testing.assert_close(flat(run.result().state_dict), finish(wanted))
+    assert run.arithmetic() == wanted.arithmetic() and "bfloat16 products" in run.arithmetic()

@@ -207,6 +207,7 @@ class PrivateRun(Resumable):
     def _rehearse_in_words(self) -> None:
         with in_words("rehearsal"):
             self.rehearse()
+            self._taking.trial(self.engine, Rehearsal(self.engine, self.loss, self._example, self._device))
 
     def __iter__(self) -> Iterator[Batch]:
         self._ranks.together(self._rehearse_in_words)

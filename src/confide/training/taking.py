@@ -18,6 +18,7 @@ from confide.training.engine import ClippingEngine
 from confide.training.engine.failures import device_failed, fatal, out_of_memory
 from confide.training.engine.fast import FastClippingEngine
 from confide.training.engine.fast.whole import WholeStep
+from confide.training.rehearsal import ENTRIES, Rehearsal
 
 _NOISE = {"device": NAME, "default": "numpy generator (float64), 256-bit key from the operating system"}
 
@@ -35,6 +36,8 @@ class Taking:
         "compiled", "layer by layer": what was used, in order.
     why_layers : str or None
         Why steps that were meant to be compiled are not.
+    traced : bool
+        Whether a step of made-up entries could be traced whole, before anybody was drawn.
     """
 
     def __init__(self) -> None:
@@ -42,13 +45,38 @@ class Taking:
         self.again = False
         self.ways: dict[str, None] = {}
         self.why_layers: str | None = None
+        self.traced = False
 
     def prepare(self, engine: ClippingEngine, loss: Callable[[Any, Any], Tensor], *, even: bool) -> None:
         """After the rehearsal: set up the compiled step where the options ask for it."""
-        if self.whole is not None or type(engine) is not FastClippingEngine or not engine.options.compiled:
+        if (
+            self.whole is not None
+            or self.why_layers is not None
+            or type(engine) is not FastClippingEngine
+            or not engine.options.compiled
+        ):
             return
         cuda = engine.parameters[0].device.type == "cuda"
         self.whole = WholeStep(engine, loss, even=even, compiler=engine.options.compile != "trace", graphs=cuda)
+
+    def trial(self, engine: ClippingEngine, rehearsal: Rehearsal) -> None:
+        """Trace a step of random entries once, so that the way of this model is known, and may be told, before a draw.
+
+        What the batches of a run do later may have to do with who is in them; the certificate states what was found
+        here.
+        """
+        if self.whole is None or self.traced:
+            return
+        count = min(ENTRIES, engine.physical_batch)
+        engine.stop_capture()
+        with rehearsal.frozen():
+            self.traced = self.whole.trial(*rehearsal.batch(count), count)
+        if not self.traced:
+            self._in_layers(self.whole.why_not)
+
+    def _in_layers(self, why: str | None) -> None:
+        self.whole, self.why_layers = None, why
+        warnings.warn(f"steps are not compiled: {why}", RuntimeWarning, stacklevel=5)
 
     def add(
         self,
@@ -64,12 +92,14 @@ class Taking:
         """Take a batch whole; False where it has to go layer by layer (the engine is then recording)."""
         if self.whole is not None and not partial and not engine.waiting:
             engine.stop_capture()
-            if self.whole.add(inputs, targets, units, weights, clips):
+            compiler = self.whole.why_traced
+            done = self.whole.add(inputs, targets, units, weights, clips)
+            if self.whole.why_traced != compiler:
+                warnings.warn(f"steps run as they were traced: {self.whole.why_traced}", RuntimeWarning, stacklevel=4)
+            if done:
                 self.ways["compiled"] = None
                 return True
-            self.why_layers = self.whole.why_not
-            warnings.warn(f"steps are not compiled: {self.why_layers}", RuntimeWarning, stacklevel=4)
-            self.whole = None
+            self._in_layers(self.whole.why_not)
             engine.start_capture()
         self.ways["layer by layer"] = None
         return False
@@ -114,7 +144,8 @@ class Taking:
         elif engine.why_exact is not None:
             found = f"exact engine, layer by layer: {engine.why_exact}"
         elif self.whole is not None:
-            found = "fast engine, whole steps compiled"
+            why = self.whole.why_traced
+            found = "fast engine, whole steps " + ("compiled" if why is None else f"traced: {why}")
         else:
             why = self.why_layers
             found = "fast engine, layer by layer" + ("" if why is None else f": {why}")
@@ -127,11 +158,12 @@ class Taking:
     def stated(self, engine: ClippingEngine, noise: str | NoiseSource) -> str:
         """Return in words for the certificate: precision, what clips gave up for it, where the noise came from.
 
-        A run that compiles its steps takes a contributor with more entries than one physical batch holds layer by
-        layer. Both ways are stated whether or not there was such a person: the certificate must not tell.
+        Steps are stated as compiled where the options ask for it and a step of random entries could be traced
+        (`trial`). Such a run takes a contributor with more entries than one physical batch holds layer by layer. Both
+        ways are stated whether or not there was such a person: the certificate must not tell.
         """
         said = []
-        compiled = isinstance(engine, FastClippingEngine) and engine.options.compiled and engine.why_in_layers is None
+        compiled = isinstance(engine, FastClippingEngine) and self.traced
         if isinstance(engine, FastClippingEngine) and compiled:
             said.append(f"compiled steps: {engine.stated}, clip weights shrunk by {engine.arithmetic.shrink:.1e}")
         kind = str(engine.parameters[0].dtype).removeprefix("torch.")

@@ -53,7 +53,7 @@ class CompiledStep:
     autocast : torch.dtype, optional
         Precision of the layers' products (bfloat16); None: that of the parameters.
     compiler : bool
-        False runs the traced graph as it is (for tests).
+        False runs the traced graph as it is (for tests, and where the compiler fails).
     prepare : bool, optional
         Rewrite the graph first (see graph.py); by default where it is compiled.
     graphs : bool
@@ -78,6 +78,11 @@ class CompiledStep:
         self._buffers = [(module._buffers, name) for module in model.modules() for name in module._buffers]
         self._pool: Any = None
         self._made: dict[Any, Callable[..., Any]] = {}
+
+    def without_compiler(self) -> None:
+        """Run the traced graphs as they are from now on: the same products, sums and precision."""
+        self.compiler = self.prepare = self.graphs = False
+        self._made.clear()
 
     def record(self) -> None:
         """Replay what was compiled so far as CUDA graphs from now on."""
@@ -132,6 +137,11 @@ class CompiledStep:
         losses, *sums, norms, factors = made(*self._state(), *flat)
         return StepSums(sums, norms, factors, losses)
 
+    def trace(self, *data: Any, each: int | None) -> None:
+        """Trace a step of the data as `run` would, and keep nothing: raises what tracing raises. Compiles nothing."""
+        flat, tree = tree_flatten(data)
+        self._traced(flat, tree, each)
+
     @staticmethod
     def _even(units: Tensor, count: int) -> bool:
         counts = torch.bincount(units, minlength=count)
@@ -150,7 +160,8 @@ class CompiledStep:
             return nullcontext()
         return tracing(TracingContext(FakeTensorMode()))
 
-    def _make(self, flat: list[Tensor], tree: TreeSpec, each: int | None) -> Callable[..., Any]:
+    def _traced(self, flat: list[Tensor], tree: TreeSpec, each: int | None) -> Any:
+        """Return the graph of a step as its functions stand there."""
         engine = self.engine
         state = self._state()  # arguments, so that the graph reads them as they are in each step
         skip = len(state)
@@ -165,8 +176,12 @@ class CompiledStep:
 
         kernels.check(flat[0].device)
         with self._one_mode(flat[0].device):
-            traced = make_fx(step)(*state, *flat)
-        graph = passes.simplify(traced)
+            return make_fx(step)(*state, *flat)
+
+    def _make(self, flat: list[Tensor], tree: TreeSpec, each: int | None) -> Callable[..., Any]:
+        state = self._state()
+        skip = len(state)
+        graph = passes.simplify(self._traced(flat, tree, each))
         if self.prepare:
             if flat[0].device.type == "cuda":
                 graph = passes.channels_last(graph)

@@ -52,7 +52,9 @@ class WholeStep:
     Attributes
     ----------
     why_not : str or None
-        Why batches go entry by layer instead; set when the step cannot be traced.
+        Why batches go layer by layer instead; set when the step cannot be traced.
+    why_traced : str or None
+        Why traced steps run as they are: the compiler failed.
     """
 
     def __init__(
@@ -68,7 +70,34 @@ class WholeStep:
         autocast = torch.bfloat16 if engine.precision == "bf16" else None
         self.step = CompiledStep(engine, loss, autocast=autocast, compiler=compiler, graphs=graphs)
         self.why_not: str | None = engine.why_in_layers
+        self.why_traced: str | None = None
         self.proven = False
+
+    def trial(self, inputs: Any, targets: Any, count: int) -> bool:
+        """Trace a step of `count` made-up entries; False where steps of this model go layer by layer.
+
+        Nothing private takes part, so the answer may be told. Nothing is compiled or kept: the batches of a run have
+        other shapes.
+        """
+        leaves = tree_leaves((inputs, targets))
+        self._check(leaves, count)
+        if self.why_not is not None:
+            return False
+        device = leaves[0].device
+        units = torch.arange(count, device=device)
+        weights, clips = torch.ones(count, device=device), torch.ones(count, dtype=torch.float64, device=device)
+        try:
+            with precise(self.engine.precision):
+                self.step.trace(inputs, targets, units, weights, clips, each=1 if self.even else None)
+        except Exception as error:
+            if fatal(error) or out_of_memory(error):
+                raise
+            self.why_not = _in_words("it cannot be traced", error)
+        return self.why_not is None
+
+    def _check(self, leaves: list[Any], real: int) -> None:
+        if self.why_not is None and not all(isinstance(v, Tensor) and v.shape[:1] == (real,) for v in leaves):
+            self.why_not = "the inputs are not tensors with entries along the first axis"
 
     def forget(self) -> None:
         """Let go of all compiled steps: recordings of larger batches hold memory that smaller ones need."""
@@ -103,8 +132,7 @@ class WholeStep:
         """
         real, count = len(units), len(clips)
         leaves = tree_leaves((inputs, targets))
-        if self.why_not is None and not all(isinstance(v, Tensor) and v.shape[:1] == (real,) for v in leaves):
-            self.why_not = "the inputs are not tensors with entries along the first axis"
+        self._check(leaves, real)
         if self.why_not is not None:
             return False
         self.engine.keep()
@@ -134,7 +162,11 @@ class WholeStep:
         except Exception as error:
             if self.proven or fatal(error) or out_of_memory(error):
                 raise
-            self.why_not = f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+            if self.step.compiler:  # a graph that cannot be compiled can still be run, with the arithmetic as stated
+                self.why_traced = _in_words("the compiler failed", error)
+                self.step.without_compiler()
+                return self.add(inputs, targets, units, weights, clips)
+            self.why_not = _in_words("it cannot be traced", error)
             return False
         self.proven = True
         self.engine.count(found.losses[:real])
@@ -145,6 +177,10 @@ class WholeStep:
         """Entries of every unit where all have equally many and may have, else None."""
         sizes = np.bincount(units, minlength=count) if self.even else np.zeros(0, dtype=np.int64)
         return int(sizes[0]) if len(sizes) and bool((sizes == sizes[0]).all()) and sizes[0] > 0 else None
+
+
+def _in_words(what: str, error: Exception) -> str:
+    return f"{what} ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]})"
 
 
 @contextmanager
