@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from confide.training.methods.averaging import Averaging, Snapshots, Trail
 from confide.training.methods.bam import BiasAware, BiasAwareSum, Displacement, PreviousDirection
 from confide.training.methods.clipping import ClipNorm, Clipping
 from confide.training.methods.ensemble import Ensemble, Restart, without_schedule
+from confide.training.methods.identity import in_words
 from confide.training.methods.langevin import SGLD
 from confide.training.methods.matrix_noise import MatrixNoise
 
@@ -144,6 +144,7 @@ class MethodRun:
         self, methods: Methods, plan: Plan, engine: ClippingEngine, loss: Callable[[Any, Any], Tensor]
     ) -> None:
         self.methods, self._plan, self._engine = methods, plan, engine
+        self._identity = None if methods == Methods() else in_words(methods)
         engine.gamma = methods.clipping.gamma if methods.clipping.rule == "automatic" else None
         self.norm = ClipNorm(plan)
         sharpness = methods.sharpness
@@ -277,9 +278,13 @@ class MethodRun:
         return self._trail.snapshots(self._engine.names)
 
     def identity(self) -> str | None:
-        """What must be the same when a run goes on, and in every process of it; None for the plain step."""
-        # a function of one's own is told by its name: where it lies in memory differs from process to process
-        return None if self.methods == Methods() else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.methods))
+        """What must be the same when a run goes on, and in every process of it; None for the plain step.
+
+        Functions of one's own (a transform of views) are told apart by their code, as far as that can be: see
+        `identity.in_words` for what cannot. It is what they were when the run was made; what they remember since does
+        not count.
+        """
+        return self._identity
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
