@@ -131,9 +131,9 @@ def test_surfaces_that_follow_one_template_train_and_predict(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["unet", "monet"])
-def test_a_model_of_masks_is_refused_with_the_way_that_works(tmp_path: Path, name: str) -> None:
+def test_a_model_of_masks_without_a_mask_is_refused_with_the_way_that_works(tmp_path: Path, name: str) -> None:
     (tmp_path / "study.toml").write_text(_PICTURES.format(data=_FOLDER, model=f'name = "{name}"'))
-    with pytest.raises(InputError, match=r"a mask for each picture.*confide\.Trainer"):
+    with pytest.raises(InputError, match=r'a mask for each picture.*type = "mask"'):
         load_study(tmp_path / "study.toml")
 
 

@@ -154,7 +154,7 @@ def test_a_declared_table_makes_two_ids_one_person(clinic: Clinic) -> None:
 def test_two_ids_of_one_person_are_charged_as_one(clinic: Clinic) -> None:
     """The person's class is that of all their entries, and the pairs of the plan are those of one contributor."""
     from confide.data import SourceSpec, read_sources
-    from confide.studies.prepare import schema_of
+    from confide.studies.targets import schema_of
 
     clinic.write(texts={'entry = "visit"': ""})
     study = runs.load_study(clinic.study)

@@ -92,13 +92,14 @@ def init(
 @app.command("predict")
 def predict(
     release: ReleaseFolder,
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file with the feature columns.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV, Parquet or npz file with the inputs.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="CSV to write; default: standard output.")
+        Path | None,
+        typer.Option("--output", "-o", help="CSV to write; default: standard output. Masks: a folder, or FILE.npz."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
-    """Predict with a released model; the rows come back in their order, with their ids and a probability each."""
+    """Predict with a released model: rows in their order with their ids and a probability each, or masks as files."""
     from confide.cli.train import run_predict
 
     run_predict(release, table, output=output, force=force)

@@ -214,8 +214,9 @@ def _constants(study: Study, base: Path) -> dict[str, Any]:
     source = "public"
     if counts is None:
         from confide.data import read_sources
+        from confide.studies.targets import schema_of
 
-        table = read_sources(study.data, studies.schema_of(study), base=base)
+        table = read_sources(study.data, schema_of(study), base=base)
         own, numbers = np.unique(table.index.counts, return_counts=True)
         counts, source = dict(zip(own.tolist(), numbers.tolist(), strict=True)), "preview"
     arguments = studies.plan_arguments(study, counts, source)

@@ -17,6 +17,7 @@ from confide.errors import ConfideError, InputError
 
 if TYPE_CHECKING:
     from confide.planning import Plan
+    from confide.studies.loaded import LoadedModel
     from confide.studies.watch import Outcome, Price
 
 
@@ -201,14 +202,18 @@ def run_init(table: Path, *, contributor: str, label: str, output: Path, force: 
 
 
 def run_predict(release: Path, table: Path, *, output: Path | None, force: bool = False) -> None:
-    """Write ids and probabilities for each row of the table."""
+    """Write ids and probabilities for each row of the table, or masks into a folder or a .npz file."""
     from confide.studies import load
+    from confide.studies.targets import schema_of
 
+    loaded = load(release)
+    if loaded.study is not None and schema_of(loaded.study).target == "mask":
+        _predict_masks(loaded, table, output, force=force)
+        return
     if output is not None and output.exists() and not force:
         raise InputError(
             f"{output} exists", where=str(output), expected="a new file", remedy="choose another name, or give --force"
         )
-    loaded = load(release)
     text = loaded.predict(table).write_csv()
     label = None if loaded.study is None else next((c for c in loaded.study.columns.values() if c.classes), None)
     if label is not None and label.classes is not None and "probability" in text.split("\n", 1)[0].split(","):
@@ -219,3 +224,17 @@ def run_predict(release: Path, table: Path, *, output: Path | None, force: bool 
     else:
         write_atomic(output, text)
         Console(stderr=True).print(f"wrote {output}", highlight=False)
+
+
+def _predict_masks(loaded: LoadedModel, table: Path, output: Path | None, *, force: bool) -> None:
+    from confide.studies.marking import default_output, write_masks
+
+    assert loaded.study is not None
+    if output is None:
+        raise InputError(
+            "this release answers with masks, which are files",
+            where="command line",
+            expected=f"--output {default_output(loaded.study.data[0])}",
+        )
+    count = write_masks(loaded, table, output, force=force)
+    Console(stderr=True).print(f"wrote {count} masks to {output}", highlight=False)

@@ -18,7 +18,7 @@ from confide.data.convert import more
 from confide.data.spec import ImageSpec, SourceSpec
 from confide.errors import InputError, nearest
 
-__all__ = ["file_of", "read_array", "read_columns"]
+__all__ = ["file_of", "read_array", "read_columns", "read_named"]
 
 
 def file_of(spec: SourceSpec) -> str:
@@ -51,7 +51,7 @@ def _arrays(path: Path, spec: SourceSpec, names: set[str] | None = None) -> dict
 
 
 def read_columns(path: Path, spec: SourceSpec) -> pl.DataFrame:
-    """Return the arrays with one value for each entry as a table.
+    """Return the arrays with one value for each entry as a table; of pictures alone, the numbers of the rows.
 
     Raises
     ------
@@ -59,11 +59,16 @@ def read_columns(path: Path, spec: SourceSpec) -> pl.DataFrame:
         A damaged file, no such array, columns of different lengths.
     """
     columns = {}
+    pictures = set()
     for name, value in _arrays(path, spec).items():
         if value.ndim == 2 and value.shape[1] == 1:
             value = value[:, 0]
         if value.ndim == 1:
             columns[name] = value
+        elif value.ndim > 2:
+            pictures.add(len(value))
+    if not columns and len(pictures) == 1:
+        return pl.DataFrame({"row": np.arange(1, pictures.pop() + 1)})
     if not columns:
         raise InputError(
             f"{path.name} holds no array with one value for each entry",
@@ -83,6 +88,27 @@ def read_columns(path: Path, spec: SourceSpec) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
+def read_named(path: Path, spec: SourceSpec, name: str, where: str) -> npt.NDArray[Any]:
+    """Return one array of the source's part of the file, as it stands.
+
+    Raises
+    ------
+    InputError
+        A damaged file, or no such array.
+    """
+    found = _arrays(path, spec, {name})
+    if name not in found:
+        held = list(_arrays(path, spec))
+        close = nearest(name, held)
+        raise InputError(
+            f"{path.name} holds no array {name!r}",
+            where=where,
+            expected="one of " + ", ".join(held),
+            remedy=f"did you mean {close!r}?" if close else None,
+        )
+    return found[name]
+
+
 def read_array(path: Path, spec: SourceSpec, images: ImageSpec) -> npt.NDArray[np.float32]:
     """Return the pictures as float32 of shape (n, *images.shape), scaled from -1 to 1.
 
@@ -95,16 +121,7 @@ def read_array(path: Path, spec: SourceSpec, images: ImageSpec) -> npt.NDArray[n
     """
     name = images.array
     assert name is not None
-    held = _arrays(path, spec)
-    if name not in held:
-        close = nearest(name, held)
-        raise InputError(
-            f"{path.name} holds no array {name!r}",
-            where="[[data]] images",
-            expected="one of " + ", ".join(held),
-            remedy=f"did you mean {close!r}?" if close else None,
-        )
-    values = held[name]
+    values = read_named(path, spec, name, "[[data]] images")
     flat = tuple(reversed(images.size))
     wanted = (*flat, 3) if images.mode == "rgb" else flat
     if images.mode == "gray" and values.shape[1:] == (*flat, 1):

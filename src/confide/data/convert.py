@@ -232,6 +232,22 @@ def convert(series: pl.Series, name: str, column: ColumnSpec, origin: Origin, co
     return Column(cells, block)
 
 
+def convert_number(
+    series: pl.Series, name: str, column: ColumnSpec, origin: Origin, counts: Counts
+) -> tuple[pl.Series, F32]:
+    """Return a label that is a number: its cells, and the numbers spread over -1 to 1 by the declared bounds."""
+    values = _bounded(numbers(series, name, column, origin), name, column, origin, counts)
+    rows = _rows(values.is_null())
+    if len(rows):
+        raise InputError(
+            f"the label {name!r} is missing{more(rows)}",
+            where=origin.at(name, rows),
+            expected="a number in every row",
+            remedy="leave out the rows without a label at the source; which ones may not depend on the result",
+        )
+    return values.rename(name), np.asarray(column.scaled(values.to_numpy()), dtype=np.float32)
+
+
 def convert_label(
     series: pl.Series, name: str, column: ColumnSpec, origin: Origin
 ) -> tuple[pl.Series, npt.NDArray[np.int64]]:

@@ -17,36 +17,88 @@ from confide.errors import InputError, MissingExtraError, nearest
 def image_paths(frame: pl.DataFrame, spec: ImageSpec, origin: Origin, *, base: Path) -> list[Path]:
     """Return the file of each row; refuse rows without a name and files that are not there."""
     assert spec.column is not None
-    if spec.column not in frame.columns:
-        close = nearest(spec.column, frame.columns)
+    assert spec.folder is not None
+    return named_files(frame, spec.column, spec.folder, origin, base=base, what="image")
+
+
+def named_files(
+    frame: pl.DataFrame, column: str, folder_name: str, origin: Origin, *, base: Path, what: str
+) -> list[Path]:
+    """Return the file in a folder that a column names in each row.
+
+    Parameters
+    ----------
+    what : str
+        What the files are, for messages: "image" or "mask".
+
+    Raises
+    ------
+    InputError
+        No such column or folder, a row without a name, a file that is not there.
+    """
+    if column not in frame.columns:
+        close = nearest(column, frame.columns)
         raise InputError(
-            f"unknown column {spec.column!r}",
+            f"unknown column {column!r}",
             where=origin.at(),
-            expected="the column that names each row's image file",
+            expected=f"the column that names each row's {what} file",
             remedy=f"did you mean {close!r}?" if close else None,
         )
-    assert spec.folder is not None
-    folder = base / spec.folder
+    folder = base / folder_name
     if not folder.is_dir():
         raise InputError(
-            f"there is no image folder {spec.folder!r}", where=str(folder), expected="a folder of image files"
+            f"there is no {what} folder {folder_name!r}", where=str(folder), expected=f"a folder of {what} files"
         )
     paths: list[Path] = []
-    for row, name in enumerate(text_of(frame[spec.column]).to_list()):
+    for row, name in enumerate(text_of(frame[column]).to_list()):
         if name is None:
+            article = "an" if what == "image" else "a"
             raise InputError(
-                "an image file name is missing", where=origin.at(spec.column, [row]), expected="a file name"
+                f"{article} {what} file name is missing", where=origin.at(column, [row]), expected="a file name"
             )
         path = folder / name
         if not path.is_file():
             raise InputError(
-                f"there is no image file {name!r}",
-                where=origin.at(spec.column, [row]),
+                f"there is no {what} file {name!r}",
+                where=origin.at(column, [row]),
                 expected=f"a file in {folder}",
                 remedy="copy the file there, or leave the row out at the source",
             )
         paths.append(path.resolve())
     return paths
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) of a picture file as it is shown, without reading its pixels.
+
+    Raises
+    ------
+    MissingExtraError
+        Pillow is not installed.
+    InputError
+        The file is not a picture.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("image folders need Pillow, which is not installed", "imaging") from error
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # orientations that swap the sides
+    except (OSError, SyntaxError) as error:
+        raise not_a_picture(path) from error
+    return (height, width) if turned else (width, height)
+
+
+def not_a_picture(path: Path) -> InputError:
+    """Return the error of a file that Pillow cannot read."""
+    return InputError(
+        f"{path.name} is not a readable picture",
+        where=str(path),
+        expected="PNG, JPEG, TIFF or another format that Pillow reads",
+        remedy="copy the file again, or leave its row out at the source",
+    )
 
 
 def read_images(paths: list[Path], spec: ImageSpec) -> npt.NDArray[np.float32]:
@@ -85,12 +137,7 @@ def read_images(paths: list[Path], spec: ImageSpec) -> npt.NDArray[np.float32]:
                 )
                 pixels = np.asarray(resized, dtype=np.float32)
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise InputError(
-                f"{path.name} is not a readable picture",
-                where=str(path),
-                expected="PNG, JPEG, TIFF or another format that Pillow reads",
-                remedy="copy the file again, or leave its row out at the source",
-            ) from error
+            raise not_a_picture(path) from error
         pixels = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
         out[row] = pixels / 127.5 - 1.0
     return out

@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from confide.errors import InputError, nearest
 
 Value = bool | int | float | str
+#: Most classes of a mask: the positions of pixels in them are kept as bytes, of which one means "none of them".
+MASK_CLASSES = 255
 
 
 class _Declared(BaseModel):
@@ -195,8 +197,15 @@ class ColumnSpec(_Declared):
     ----------
     role : "feature", "label", "attribute" or "ignore"
         An attribute (a consent level, a group for fairness) is kept beside the features and never learnt from.
-    type : "real", "integer", "ordinal", "categorical" or "date"
-        Needed for features; a label and an attribute may do without.
+    type : "real", "integer", "ordinal", "categorical", "date" or "mask"
+        Needed for features; a label and an attribute may do without. A label of type "mask" has a class for every
+        pixel; a label of type "real" or "integer" with bounds and without classes is a number to be predicted.
+    folder : str, optional
+        For masks: folder of the files that the column names (label images or .npy), relative to the study file. In a
+        ``.npz`` source the masks are the array of the column's name.
+    spacing : tuple of float, optional
+        For masks: size of a pixel along each axis, (height, width) or (depth, height, width), for example in
+        millimetres, the same for every picture; distances are measured in it, else in pixels.
     bounds : (low, high)
         For real, integer and date: scaled to -1 and 1. Values outside are refused unless `outside` is "clip".
     categories : tuple
@@ -214,7 +223,9 @@ class ColumnSpec(_Declared):
     """
 
     role: Literal["feature", "label", "attribute", "ignore"] = "feature"
-    type: Literal["real", "integer", "ordinal", "categorical", "date"] | None = None
+    type: Literal["real", "integer", "ordinal", "categorical", "date", "mask"] | None = None
+    folder: str | None = None
+    spacing: tuple[float, ...] | None = None
     bounds: tuple[Any, Any] | None = None
     categories: tuple[Value, ...] | None = None
     classes: tuple[Value, ...] | None = None
@@ -228,6 +239,10 @@ class ColumnSpec(_Declared):
     def _consistent(self) -> ColumnSpec:
         if self.role == "ignore":
             return self
+        if self.type != "mask" and (self.folder is not None or self.spacing is not None):
+            raise ValueError('folder and spacing belong to masks: type = "mask"')
+        if self.type == "mask" and self.role != "label":
+            raise ValueError('a mask is what is predicted: role = "label"')
         if self.role == "label":
             return self._check_label()
         if self.classes is not None or self.positive is not None:
@@ -243,6 +258,15 @@ class ColumnSpec(_Declared):
         return self
 
     def _check_label(self) -> ColumnSpec:
+        if self.missing != "refuse":
+            raise ValueError("a missing label is always refused")
+        if self.type in ("real", "integer") and self.classes is None:
+            if self.positive is not None:
+                raise ValueError("positive belongs to a label with classes; this one is a number")
+            self._check_bounds()
+            return self
+        if self.type == "mask":
+            self._check_mask()
         if not self.classes or len(self.classes) < 2 or len(set(map(str, self.classes))) != len(self.classes):
             raise ValueError("a label needs classes: all its values, at least two, none twice")
         unknown = [value for value in self.positive or () if value not in self.classes]
@@ -250,9 +274,18 @@ class ColumnSpec(_Declared):
             raise ValueError(f"positive holds {unknown[0]!r}, which is not among the classes {list(self.classes)}")
         if self.positive is not None and not 0 < len(set(self.positive)) < len(self.classes):
             raise ValueError("positive must name some of the classes, not none and not all")
-        if self.missing != "refuse":
-            raise ValueError("a missing label is always refused")
         return self
+
+    def _check_mask(self) -> None:
+        values = self.classes or ()
+        if any(isinstance(v, bool) or not isinstance(v, int) or not 0 <= v <= 65535 for v in values):
+            raise ValueError("the classes of a mask are the values of its pixels, whole numbers from 0 to 65535")
+        if len(values) > MASK_CLASSES:
+            raise ValueError(f"a mask has at most {MASK_CLASSES} classes")
+        if self.bounds is not None or self.categories is not None:
+            raise ValueError("a mask takes classes, neither bounds nor categories")
+        if self.spacing is not None and (len(self.spacing) not in (2, 3) or not min(self.spacing) > 0):
+            raise ValueError("spacing is the size of a pixel along each axis, two or three numbers above 0")
 
     def _check_categories(self) -> None:
         if not self.categories or len(set(map(str, self.categories))) != len(self.categories):
@@ -319,6 +352,13 @@ class ColumnSpec(_Declared):
             return 2 * np.log(value / low) / np.log(high / low) - 1
         return 2 * (value - low) / (high - low) - 1
 
+    def unscaled(self, value: Any) -> Any:
+        """Take numbers back from the scale of `scaled`."""
+        low, high = self.low_high
+        if self.scale == "log":
+            return low * np.exp((value + 1) / 2 * np.log(high / low))
+        return low + (value + 1) / 2 * (high - low)
+
 
 class Schema(_Declared):
     """All declared columns of a study, in the order of the file."""
@@ -362,6 +402,14 @@ class Schema(_Declared):
         return next(((name, column) for name, column in self.columns.items() if column.role == "label"), None)
 
     @property
+    def target(self) -> Literal["classes", "mask", "number"]:
+        """What the label is: one of several classes (also where there is no label), a class a pixel, or a number."""
+        column = None if self.label is None else self.label[1]
+        if column is None or column.classes is not None:
+            return "mask" if column is not None and column.type == "mask" else "classes"
+        return "number"
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """One name for each column of the feature matrix."""
         names: list[str] = []
@@ -376,10 +424,12 @@ class Schema(_Declared):
 
     @property
     def n_outputs(self) -> int:
-        """1 for a label with two sides (one logit), else the number of classes; 0 without a label."""
+        """1 for a label with two sides (one logit) or a number, else the number of classes; 0 without a label."""
         if self.label is None:
             return 0
         column = self.label[1]
+        if column.classes is None:
+            return 1
         return 1 if column.positive is not None or len(column.classes or ()) == 2 else len(column.classes or ())
 
     def assumed_public(self, source: str = "declared in the study file") -> list[dict[str, Any]]:
@@ -392,8 +442,11 @@ class Schema(_Declared):
         for name, column in self.columns.items():
             if column.role == "ignore" or (column.role == "attribute" and column.type is None):
                 continue
-            if column.role == "label":
-                fact(name, "classes of the label", _plain(column.classes))
+            if column.role == "label" and column.classes is not None:
+                what = "the mask, values of its pixels" if column.type == "mask" else "the label"
+                fact(name, f"classes of {what}", _plain(column.classes))
+                if column.spacing is not None:
+                    fact(name, "size of a pixel along each axis", list(column.spacing))
                 if column.positive is not None:
                     fact(name, "classes that count as positive", _plain(column.positive))
                 continue

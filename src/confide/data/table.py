@@ -24,15 +24,17 @@ import polars as pl
 
 from confide.contributors import ContributorIndex
 from confide.data.arrays import file_of, read_array
-from confide.data.convert import Column, Counts, Origin, convert, convert_label, more, text_of
+from confide.data.convert import Column, Counts, Origin, convert, convert_label, convert_number, more, text_of
 from confide.data.ids import check_columns, linked_ids
-from confide.data.images import image_paths, read_images
+from confide.data.images import image_paths, named_files, read_images
+from confide.data.masks import read_mask_array, read_mask_files
 from confide.data.readers import find_file, read_source
 from confide.data.spec import ImageSpec, Schema, SourceSpec
 from confide.errors import InputError, nearest
 
 F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
+# Classes as int64, masks as uint8, numbers as float32.
+Labels = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class Table:
     features : float32 array
         Shape (entries, features), within -1 to 1; for images (entries, channels, height, width).
     feature_names : tuple of str
-    labels : int64 array, shape (entries,), or None
+    labels : array or None
+        int64, shape (entries,), for classes; float32 of that shape, within -1 to 1, for a number; for masks uint8,
+        shape (entries, height, width) or (entries, depth, height, width), positions in the declared classes.
     report : tuple of SourceReport
         Internal.
     """
@@ -80,7 +84,7 @@ class Table:
     entry_ids: tuple[str, ...] | None
     features: F32
     feature_names: tuple[str, ...]
-    labels: I64 | None
+    labels: Labels | None
     report: tuple[SourceReport, ...]
 
     @property
@@ -196,17 +200,23 @@ def _positive(text: str) -> float | None:
 
 def encode(
     frame: pl.DataFrame, schema: Schema, origin: Origin, *, with_label: bool = True
-) -> tuple[pl.DataFrame, F32, I64 | None, Counts]:
+) -> tuple[pl.DataFrame, F32, Labels | None, Counts]:
     """Convert the declared columns of one source; returns cells, features, labels and internal counts."""
     used = {name: column for name, column in schema.columns.items() if column.role != "ignore"}
     if not with_label:
         used = {name: column for name, column in used.items() if column.role == "feature"}
+    # masks are files or arrays of their own, not cells
+    used = {name: column for name, column in used.items() if column.type != "mask"}
     check_columns(frame, used, origin)
     cells: list[pl.Series] = []
     blocks: list[F32] = [np.empty((frame.height, 0), dtype=np.float32)]
-    labels: I64 | None = None
+    labels: Labels | None = None
     counts = Counts()
     for name, column in used.items():
+        if column.role == "label" and column.classes is None:
+            numbers, labels = convert_number(frame[name], name, column, origin, counts)
+            cells.append(numbers)
+            continue
         if column.role == "label":
             spelled, labels = convert_label(frame[name], name, column, origin)
             cells.append(spelled)
@@ -317,7 +327,7 @@ class _Part:
     unique: bool
     cells: pl.DataFrame
     features: F32
-    labels: I64 | None
+    labels: Labels | None
     report: SourceReport
 
 
@@ -349,6 +359,7 @@ def _read_part(number: int, spec: SourceSpec, schema: Schema, base: Path) -> _Pa
                 remedy="fill it in at the source, or remove entry from [[data]]",
             )
     cells, features, labels, counts = encode(frame, schema, origin)
+    paths: list[Path] = []
     if spec.images is not None and spec.images.array is not None:
         features = read_array(find_file(file_of(spec), base=base), spec, spec.images)
     elif spec.images is not None:
@@ -357,12 +368,48 @@ def _read_part(number: int, spec: SourceSpec, schema: Schema, base: Path) -> _Pa
         _one_owner(pl.DataFrame({"owner": owners, "entry": files}), [(origin, len(files))], "image file")
         entries = files if entries is None else entries
         features = read_images(paths, spec.images)
+    if schema.target == "mask":
+        labels = _masks(frame, spec, schema, origin, owners, paths, base)
     known = {*schema.columns, spec.contributor, spec.entry, spec.images.column if spec.images else None}
     report = SourceReport(
         origin.name, frame.height, len(set(owners)), counts.filled, counts.clipped,
         tuple(name for name in frame.columns if name not in known),
     )  # fmt: skip
     return _Part(origin, owners, entries, spec.entry_unique, cells, features, labels, report)
+
+
+def _masks(
+    frame: pl.DataFrame,
+    spec: SourceSpec,
+    schema: Schema,
+    origin: Origin,
+    owners: list[str],
+    pictures: list[Path],
+    base: Path,
+) -> Labels:
+    """The masks of a source: files beside its pictures, or the array of the label's name."""
+    assert schema.label is not None
+    name, column = schema.label
+    if spec.images is None:
+        raise InputError(
+            f"the masks of column {name!r} have no pictures",
+            where=origin.name,
+            expected="images in every [[data]] source whose label is a mask",
+            remedy="declare images = {folder = ..., column = ...} or images = {array = ...}",
+        )
+    if spec.images.array is not None:
+        return read_mask_array(find_file(file_of(spec), base=base), spec, name, column, spec.images)
+    if column.folder is None:
+        raise InputError(
+            f"the masks of column {name!r} have no folder",
+            where=f"[columns.{name}]",
+            expected='folder = "masks", the folder of the files that the column names',
+            remedy="add it: it is relative to the study file",
+        )
+    masks = named_files(frame, name, column.folder, origin, base=base, what="mask")
+    pairs = pl.DataFrame({"owner": owners, "entry": [str(path) for path in masks]})
+    _one_owner(pairs, [(origin, len(masks))], "mask file")
+    return read_mask_files(masks, pictures, name, column, spec.images, origin)
 
 
 def _locate(row: int, lengths: list[tuple[Origin, int]]) -> str:

@@ -22,6 +22,7 @@ from confide.evaluation.metrics import (
     youden_threshold,
 )
 from confide.evaluation.multiplicity import EnsembleReport, admitted, ensemble_decision, ensemble_report
+from confide.evaluation.numbers import evaluate_numbers
 from confide.evaluation.paid import PaidEstimate, PaidMetrics, paid_metrics
 from confide.evaluation.segmentation import dice, evaluate_masks, hd95
 from confide.evaluation.split import split_contributors
@@ -48,6 +49,7 @@ __all__ = [
     "ensemble_report",
     "evaluate",
     "evaluate_masks",
+    "evaluate_numbers",
     "fairness",
     "gap_correlation",
     "hd95",

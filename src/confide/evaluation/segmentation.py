@@ -117,7 +117,8 @@ def evaluate_masks(
     out = {}
     for name, values in zip(("dice", "hd95"), np.array(each).T, strict=True):
         people = np.bincount(of_entry, weights=values) / counts
-        low, high = np.quantile(times @ people, [tail, 1.0 - tail])
+        means = np.clip(times @ people, people.min(), people.max())  # a mean of ones may round above one
+        low, high = np.quantile(means, [tail, 1.0 - tail])
         out[name] = Estimate(float(people.mean()), float(low), float(high), level, counts.size, owner.size)
     return out
 

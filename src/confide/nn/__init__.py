@@ -21,7 +21,7 @@ from confide.nn.complexvalued import (
 )
 from confide.nn.features import HOG, FeatureModel, FixedFeatures, Scattering2d, features_named, hog, scattering
 from confide.nn.graphs import MeshSAGE, graphsage, mesh_edges
-from confide.nn.losses import soft_dice
+from confide.nn.losses import pixel_cross_entropy, soft_dice
 from confide.nn.models import cnn, logistic, mlp
 from confide.nn.monet import MoNet, RepeatBlock, monet
 from confide.nn.parts import InputShape
@@ -78,6 +78,7 @@ __all__ = [
     "mlp",
     "monet",
     "names",
+    "pixel_cross_entropy",
     "positions",
     "register",
     "resnet9",

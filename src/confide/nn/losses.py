@@ -6,12 +6,15 @@ tensor([0., 0.])
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from confide.errors import InputError
 
-__all__ = ["soft_dice"]
+__all__ = ["pixel_cross_entropy", "soft_dice"]
 
 
 def soft_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
@@ -52,3 +55,41 @@ def soft_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
     t = t.to(p.dtype)
     both, each = (p * t).flatten(2).sum(2), (p + t).flatten(2).sum(2)
     return (1 - (2 * both + smooth) / (each + smooth)).mean(1)
+
+
+def pixel_cross_entropy(logits: Tensor, target: Tensor, weights: Sequence[float] | None = None) -> Tensor:
+    """Cross-entropy of every pixel, averaged over the pixels of one entry: a fixed number, the same for everybody.
+
+    Parameters
+    ----------
+    logits : tensor, shape (n, classes, ...)
+        One class: the logit of yes; several: one for each.
+    target : tensor
+        (n, 1, ...) or (n, ...) with 0 and 1 for one class, class numbers (n, ...) for several.
+    weights : sequence of float, optional
+        A declared weight for each class (for one class: of no and yes). The sum is divided by the number of pixels and
+        not by the sum of their weights, so that no entry's own classes set its scale.
+
+    Returns
+    -------
+    tensor, shape (n,)
+    """
+    classes = logits.shape[1]
+    if classes == 1:
+        wanted = target.reshape(logits.shape) if target.numel() == logits.numel() else target
+    else:
+        wanted = target
+    expected = logits.shape if classes == 1 else (logits.shape[0], *logits.shape[2:])
+    if tuple(wanted.shape) != tuple(expected):
+        raise InputError(
+            f"masks of shape {tuple(target.shape)} for outputs of shape {tuple(logits.shape)}",
+            where="pixel_cross_entropy",
+            expected="one value for each pixel of each entry",
+        )
+    if classes == 1:
+        each = F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="none")
+    else:
+        each = F.cross_entropy(logits, wanted.long(), reduction="none")
+    if weights is not None:
+        each = each * torch.tensor(weights, dtype=each.dtype, device=each.device)[wanted.long()]
+    return each.flatten(1).mean(1)

@@ -11,6 +11,8 @@ from confide.report.page import beside, bullets, paragraph
 from confide.report.svg import DotRow, Series, dot_chart, plot
 
 _LONG = 20
+# Figures of masks and of numbers: drawn by group under their own names.
+_OWN = ("Dice", "HD95", "mean absolute error")
 _WORDS = {
     "positive_rate_difference": "positive rate, group minus everybody else (statistical parity difference)",
     "accuracy_difference": "accuracy, group minus everybody else (some authors call it statistical parity difference)",
@@ -31,6 +33,8 @@ def groups_section(f: InternalFigures) -> str:
     for attribute in dict.fromkeys(g.attribute for g in f.groups):
         mine = [g for g in f.groups if g.attribute == attribute]
         charts.append(_dots(f"AUROC by {attribute}", mine, "AUROC", guide=0.5, said="guessing"))
+        own = dict.fromkeys(g.metric for g in mine if g.metric.startswith(_OWN))
+        charts += [_dots(f"{metric} by {attribute}", mine, metric) for metric in own]
         for key, what in (
             ("accuracy_difference", "Accuracy"),
             ("equal_opportunity_difference", "Sensitivity"),
@@ -59,7 +63,7 @@ def groups_section(f: InternalFigures) -> str:
     return text + bullets(f.group_notes) + beside([c for c in charts if c]) + table
 
 
-def _dots(title: str, groups: Sequence[GroupFigure], metric: str, *, guide: float, said: str) -> str:
+def _dots(title: str, groups: Sequence[GroupFigure], metric: str, *, guide: float | None = None, said: str = "") -> str:
     kept = [g for g in groups if g.metric == metric and not g.suppressed]
     if not kept:
         return ""
@@ -71,6 +75,7 @@ def _dots(title: str, groups: Sequence[GroupFigure], metric: str, *, guide: floa
         for s in [0 if g.model == "this release" else 1]
     ]
     label = "AUROC (no unit)" if metric == "AUROC" else "difference (no unit)"
+    label = metric if metric.startswith(_OWN) else label
     return dot_chart(rows, title=title, x_label=label, guide=guide, guide_label=said)
 
 
@@ -190,7 +195,8 @@ def budgets_section(f: InternalFigures) -> str:
     dots = dot_chart(
         [DotRow(m.model, m.value, m.low, m.high, style=0 if m.role == "release" else 1) for m in f.budgets],
         title="Every budget with its interval",
-        x_label=f"{f.budgets[0].metric} on held-out people (no unit)",
+        x_label=f"{f.budgets[0].metric} on held-out people"
+        + ("" if f.budgets[0].metric.startswith("mean") else " (no unit)"),
         guide=0.5 if f.budgets[0].metric == "AUROC" else None,
         guide_label="guessing",
         note="One model a budget, so that differences smaller than the intervals mean nothing.",
@@ -220,14 +226,16 @@ def _curve_of_budgets(f: InternalFigures) -> str:
             series.append(Series("non-private", ends, [m.value, m.value], "guide"))
     known = [v for m in f.budgets for v in (_f(m.value), _f(m.low), _f(m.high)) if math.isfinite(v)]
     low, high = min(known), max(known)
+    metric = f.budgets[0].metric
+    room = 0.02 if high <= 1 else 0.05 * high
     return plot(
         series,
         title="Privacy against utility",
         note="To the left, more privacy; bars are 95% intervals over people.",
         x_label="epsilon (logarithmic)",
-        y_label=f"{f.budgets[0].metric} on held-out people (no unit)",
+        y_label=f"{metric} on held-out people" + ("" if metric.startswith("mean") else " (no unit)"),
         x_range=(ends[0], ends[1]),
-        y_range=(max(0.0, low - 0.02), min(1.0, high + 0.02)),
+        y_range=(max(0.0, low - room), min(1.0, high + room) if high <= 1 else high + room),
         x_log=True,
     )
 

@@ -19,6 +19,8 @@ from confide.report.format import Column, Table, interval, number, plural
 from confide.report.page import UNPROTECTED, Section, beside, bullets, facts, page, paragraph
 from confide.report.svg import DotRow, Series, dot_chart, plot
 
+# Figures of which a smaller one is better.
+_SMALLER = ("brier", "ece", "negative", "hd95", "mean absolute", "root mean")
 _POINTS = 300  # a curve of more steps is averaged in blocks: more points than pixels only hide its course
 
 
@@ -111,12 +113,12 @@ def _metrics(f: InternalFigures) -> str:
 def _metric_chart(name: str, rows: Sequence[Measured]) -> str:
     lower = name.lower()
     guessing = 0.5 if lower.startswith("auroc") else None
-    good = "Smaller is better." if lower.startswith(("brier", "ece", "negative")) else "Larger is better."
+    good = "Smaller is better." if lower.startswith(_SMALLER) else "Larger is better."
     return dot_chart(
         [DotRow(m.model, m.value, m.low, m.high, style=0 if m.role == "release" else 1) for m in rows],
         title=f"{name[:1].upper() + name[1:]} on held-out people",
         note=good,
-        x_label=f"{name} (no unit)",
+        x_label=name if lower.startswith(("hd95", "mean absolute", "root mean")) else f"{name} (no unit)",
         guide=guessing,
         guide_label="guessing",
     )

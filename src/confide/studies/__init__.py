@@ -2,9 +2,10 @@
 
 from confide.studies.evaluate_model import Evaluated, evaluate_model
 from confide.studies.file import Study, load_study, parse_study
+from confide.studies.loaded import LoadedModel, load
 from confide.studies.rehearse import rehearse_study
 from confide.studies.run import run_study
-from confide.studies.trainer import LoadedModel, Trainer, load
+from confide.studies.trainer import Trainer
 from confide.studies.watch import Outcome, Price, Watcher
 
 __all__ = [

@@ -37,6 +37,7 @@ from confide.report import InternalFigures, internal_report
 from confide.report.figures import Curve, Measured, Reliability
 from confide.studies.evaluate_groups import measure_groups, members_of
 from confide.studies.evaluate_multiplicity import FILE, Rows, answer_of, measure_multiplicity
+from confide.studies.evaluate_targets import Evaluation, evaluate_targets
 from confide.studies.file import Study, load_study, parse_study
 from confide.studies.measure import fit_plainly, fit_with
 from confide.studies.models import build_model, fixed_features, probabilities
@@ -50,10 +51,10 @@ from confide.studies.prepare import (
     holdout_key,
     plan_arguments,
     prepare,
-    schema_of,
 )
 from confide.studies.search import WINNER_FILE, winner_study
 from confide.studies.slice_weights import slice_curves
+from confide.studies.targets import schema_of
 from confide.studies.training_section import neuraldp_of
 
 F64 = npt.NDArray[np.float64]
@@ -83,7 +84,8 @@ def evaluate_model(
     """Measure a released model on the people who took no part, and rewrite its internal report with the pictures.
 
     Of several classes the most likely one is the answer: its probability is what calibration and deferral are about,
-    groups are compared by the share of right answers, and all figures are per entry with intervals over people.
+    groups are compared by the share of right answers, and all figures are per entry with intervals over people. For
+    masks and numbers see `confide.studies.evaluate_targets`.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ def evaluate_model(
     InputError
         No internal folder, nobody held out, or the ledger that knows who took part is not at hand.
     """
-    from confide.studies.trainer import load
+    from confide.studies.loaded import load
     from confide.studies.watch import Quiet
 
     watcher = watcher or Quiet()
@@ -143,6 +145,11 @@ def evaluate_model(
     prepared = only(prepared, may)
     assert prepared.held_out_index is not None
     plans = _budget_plans(declared, base, budgets)  # what cannot be planned is said before anything is trained
+    if schema_of(declared).target != "classes":
+        found_for = Evaluation(declared, prepared, base, watcher, device, Plan.from_dict(loaded.certificate.plan))
+        released = load(release, base=base).model
+        figures = evaluate_targets(found_for, released, figures, members=members, plans=plans)
+        return _written(internal, figures)
     rows = _rows(declared, prepared, classes=outputs > 1)
     prepared.features = fixed_features(declared, prepared.table.features, outputs=outputs, base=base)
     held = prepared.inputs[prepared.held_out]
@@ -191,12 +198,17 @@ def evaluate_model(
     if plans:
         found["budgets"] = _budgets(declared, rows, plans, train, plain)
     update = {**found, "metrics": [*figures.metrics, *_calibration_metrics(rows, of_release, plain, figures)]}
-    figures = figures.model_copy(update=update)
-    write_atomic(internal / "report.html", internal_report(figures), mode=0o600)
-    write_atomic(file, figures.to_json(), mode=0o600)
+    done = _written(internal, figures.model_copy(update=update))
     if each is not None:
         write_atomic(internal / FILE, each.write_csv(), mode=0o600)
-    return Evaluated(figures, internal / "report.html", file)
+    return done
+
+
+def _written(internal: Path, figures: InternalFigures) -> Evaluated:
+    """Write the figures and the page made from them."""
+    write_atomic(internal / "report.html", internal_report(figures), mode=0o600)
+    write_atomic(internal / "figures.json", figures.to_json(), mode=0o600)
+    return Evaluated(figures, internal / "report.html", internal / "figures.json")
 
 
 def _study(internal: Path, given: str | Path | None, figures: InternalFigures) -> tuple[Study, Path]:

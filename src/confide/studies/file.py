@@ -31,6 +31,7 @@ from confide.ledger.section import LedgerSection, LinkageSection
 from confide.planning import Search, resolve_strategy
 from confide.studies.evaluation_section import EvaluationSection, Paid
 from confide.studies.section import Section as _Section
+from confide.studies.targets import check_target
 from confide.studies.training_section import Quantile, TrainingSection
 
 #: What ``[optimizer]`` knows by name; `confide.training`, which loads torch, has them.
@@ -63,17 +64,8 @@ def model_names() -> tuple[str, ...]:
     return tuple(found)
 
 
-#: Models that answer with a mask: a study file declares one label for each picture.
-MASKS = ("monet", "unet")
-
-
 def _model_name(value: str) -> str:
-    known = tuple(name for name in model_names() if name not in MASKS)
-    if value in MASKS:
-        raise ValueError(
-            f"{value!r} answers with a mask for each picture, and a study file has one label for each; train it in "
-            f"Python: confide.Trainer(confide.nn.build({value!r}, inputs, 1), confide.nn.soft_dice, optimizer, plan)"
-        )
+    known = model_names()
     # names that a program registered itself; without torch loaded nobody can have
     registry = sys.modules.get("confide.nn.registry")
     own = registry.names() if registry is not None else ()
@@ -280,6 +272,7 @@ class Study(_Section):
         if self.search is not None and self.training.neuraldp is not None:
             raise ValueError("[training] neuraldp has a price of its own in every run: it does not go with [search]")
         self._what_shards_take()
+        check_target(self)
         self._within_levels()
         self.evaluation.check_subgroups(self.columns)
         return self

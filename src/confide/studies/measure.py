@@ -19,10 +19,12 @@ from confide.planning import Plan
 from confide.release import PaidMetric, paid_metric
 from confide.report import BatchSizes, Curve, DataReport, Event, InternalFigures, Measured, Reliability, Source
 from confide.studies.file import Study
-from confide.studies.models import build_model, loss_for, probabilities
+from confide.studies.models import build_model
 from confide.studies.people import dataset_of, only
 from confide.studies.predict import predictor_of
 from confide.studies.prepare import Prepared
+from confide.studies.targets import answers_of, loss_of, schema_of
+from confide.studies.targets_measured import measured_target
 from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
 
 F64 = npt.NDArray[np.float64]
@@ -123,11 +125,16 @@ def _smooth(losses: list[float | None], width: int = 25) -> list[float | None]:
     return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
 
 
-def _measured(study: Study, prepared: Prepared, name: str, scores: F64, outputs: int, role: Any) -> Iterator[Measured]:
+def _measured(
+    study: Study, prepared: Prepared, name: str, scores: npt.NDArray[Any], outputs: int, role: Any
+) -> Iterator[Measured]:
     index = prepared.held_out_index
     assert index is not None
     assert prepared.table.labels is not None
     labels = prepared.table.labels[prepared.held_out]
+    if schema_of(study).target != "classes":
+        yield from measured_target(study, labels, scores, index.of_entry, name, role)
+        return
     for suffix, y, s in binary_views(labels, scores, outputs):
         found = evaluate(y, s, index.of_entry, unit=study.evaluation.unit, replicates=study.evaluation.bootstrap)
         for key, words in _NAMES.items():
@@ -148,7 +155,9 @@ def _pictures(
     study: Study, prepared: Prepared, name: str, scores: F64, outputs: int
 ) -> tuple[list[Curve], list[Reliability]]:
     """ROC and calibration of a yes/no label."""
-    if outputs != 1 or prepared.held_out_index is None or prepared.table.labels is None:
+    if schema_of(study).target != "classes" or outputs != 1:
+        return [], []
+    if prepared.held_out_index is None or prepared.table.labels is None:
         return [], []
     y, s = prepared.table.labels[prepared.held_out], scores
     # the model predicts entries: a person's mean score against "any entry positive" would look miscalibrated
@@ -173,24 +182,31 @@ def baseline_scores(
         fit_plainly(study, prepared, model, outputs, watcher)
     else:
         model = _fit_privately(study, prepared, plan, name, model, outputs, watcher, device, base)
-    return np.asarray(probabilities(model, prepared.inputs[prepared.held_out], outputs=outputs), dtype=np.float64)
+    return answers_of(study, model, prepared.inputs[prepared.held_out])
 
 
 def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watcher: Any, epochs: int = 200) -> None:
-    """Ordinary training without clipping or noise: Adam, every entry once an epoch, entries of equal weight."""
+    """Ordinary training without clipping or noise: Adam, every entry once an epoch, entries of equal weight.
+
+    Masks teach more in a step and cost more: batches of 16, about 400 steps and at least 5 epochs of them.
+    """
     import torch
 
-    table, loss = prepared.table, loss_for(outputs)
+    table, loss = prepared.table, loss_of(study)
     assert table.labels is not None
     x = torch.from_numpy(np.ascontiguousarray(prepared.inputs[prepared.train]))
     y = torch.from_numpy(np.ascontiguousarray(table.labels[prepared.train]))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    masks = schema_of(study).target == "mask"
+    batch = 16 if masks else 256
+    if masks:
+        epochs = min(max(400 // -(-len(x) // batch), 5), epochs)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3 if masks else 0.01)
     model.train()
     watcher.begin("baseline: non-private", epochs)
     with torch.random.fork_rng([]):
         for epoch in range(epochs):
             order = torch.randperm(len(x))
-            for rows in torch.split(order, 256):
+            for rows in torch.split(order, batch):
                 optimizer.zero_grad()
                 loss(model(x[rows]), y[rows]).mean().backward()
                 optimizer.step()
@@ -274,7 +290,7 @@ def fit_with(
     else:
         run = PrivateRun(
             model,
-            loss_for(outputs),
+            loss_of(study),
             optimizer,
             plan,
             data,

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from confide.contributors import ContributorIndex, holdout_mask
-from confide.data import Schema, Table, read_sources
+from confide.data import Table, read_sources
 from confide.errors import InputError
 from confide.planning import EntryCounts, Plan, plan
 from confide.studies.evaluation_section import Paid
 from confide.studies.file import BudgetColumn, BudgetRule, Study
+from confide.studies.targets import schema_of
 from confide.studies.training_section import plan_options
 
 
@@ -53,11 +54,6 @@ class Prepared:
     def inputs(self) -> npt.NDArray[np.float32]:
         """What the model is given for every entry of the table."""
         return self.table.features if self.features is None else self.features
-
-
-def schema_of(study: Study) -> Schema:
-    """The declared columns of a study."""
-    return Schema(columns=study.columns)
 
 
 def prepare(study: Study, *, base: Path, holdout_key: bytes) -> Prepared:

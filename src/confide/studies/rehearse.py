@@ -21,6 +21,7 @@ from confide.ledger import Ledger
 from confide.studies.evaluation_section import Paid
 from confide.studies.file import BudgetColumn, Study, load_study
 from confide.studies.prepare import declared_counts
+from confide.studies.targets import schema_of
 
 PEOPLE = 200
 # Pictures make a step slow and fill the disk: fewer people, and at most so many values in all their pictures together.
@@ -52,7 +53,7 @@ def random_table(
     owner = np.repeat(np.arange(people), entries)
     columns: dict[str, Any] = {}
     for name, column in study.columns.items():
-        if column.role != "ignore":
+        if column.role != "ignore" and column.type != "mask":
             columns[name] = _random_column(name, column, study, owner, people, rng)
     if source.contributor != "row":
         columns[source.contributor] = [f"rehearsal-{i:05d}" for i in owner]
@@ -71,7 +72,7 @@ def _random_column(
         levels = list(budget.levels)
         mine = rng.integers(0, len(levels), size=people)
         return [levels[i] for i in mine[owner]]
-    if column.role == "label":
+    if column.role == "label" and column.classes is not None:
         assert column.classes is not None
         return [_alike(column.classes)[i] for i in rng.integers(0, len(column.classes), size=n)]
     if column.categories is not None:
@@ -103,8 +104,9 @@ def _people(study: Study) -> int:
     return min(PEOPLE_OF_PICTURES, bound, max(room, 12))
 
 
-def _write(table: pl.DataFrame, source: SourceSpec, home: Path, rng: np.random.Generator) -> SourceSpec:
-    """Write the table, with random pictures of the declared size where there are any; return where it is now."""
+def _write(table: pl.DataFrame, study: Study, home: Path, rng: np.random.Generator) -> SourceSpec:
+    """Write the table, with random pictures and masks of the declared size where there are any; say where it is now."""
+    source = study.data[0]
     alone = {"query": None, "sha256": None, "separator": ",", "decimal": ".", "persons": None}
     if source.images is None:
         table.write_parquet(home / "table.parquet")
@@ -116,7 +118,14 @@ def _write(table: pl.DataFrame, source: SourceSpec, home: Path, rng: np.random.G
     axes = (*reversed(images.size), 3) if images.mode == "rgb" else tuple(reversed(images.size))
     pictures = rng.integers(0, 256, (table.height, *axes), dtype=np.uint8)
     columns = {c: np.array(table[c].to_list()) for c in table.columns}  # text as text: nothing pickled is ever read
-    np.savez(home / "table.npz", **{name: pictures, **columns})  # type: ignore[arg-type]
+    masks: dict[str, Any] = {}
+    schema = schema_of(study)
+    if schema.target == "mask":
+        assert schema.label is not None
+        label, column = schema.label
+        name = f"{name}_" if name == label else name
+        masks[label] = rng.choice(np.array(column.classes), (table.height, *reversed(images.size)))
+    np.savez(home / "table.npz", **{name: pictures, **columns, **masks})
     spec = ImageSpec(array=name, mode=images.mode, size=images.size)
     return source.model_copy(update={"source": "table.npz", "images": spec, **alone})
 
@@ -140,7 +149,7 @@ def rehearse_study(path: str | Path, *, watcher: Any = None, device: str | None 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="confide-rehearsal-") as folder:
         home = Path(folder)
-        replaced = _write(random_table(study, counts, people=people, rng=rng), study.data[0], home, rng)
+        replaced = _write(random_table(study, counts, people=people, rng=rng), study, home, rng)
         Ledger.create(f"sqlite:///{home}/ledger.sqlite", cap_epsilon=1000.0, cap_delta=0.1).close()
         text = path.read_text(encoding="utf-8")
         outcome = run_study(

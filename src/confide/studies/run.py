@@ -31,13 +31,14 @@ from confide.studies.evaluation_section import Paid
 from confide.studies.file import Study, load_study
 from confide.studies.follow import Lead, follow
 from confide.studies.measure import measure, train_through
-from confide.studies.models import build_model, fixed_features, loss_for, probabilities, require_torch
+from confide.studies.models import build_model, fixed_features, require_torch
 from confide.studies.opening import check_ledger, flow_of, noted, open_ledger, refuse_unconfirmed
 from confide.studies.people import classes_for, dataset_of
 from confide.studies.prepare import declared_counts, histogram_source, holdout_key, make_plan, prepare
 from confide.studies.price import price_lines
 from confide.studies.resuming import already_written, same_data, same_plan, same_study
 from confide.studies.search_runs import SearchRuns
+from confide.studies.targets import answers_of, loss_of, schema_of
 from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
 from confide.studies.watch import Outcome, Price, Quiet, Watcher, outcome_of, spent_note
 from confide.studies.write import assemble
@@ -185,7 +186,7 @@ class _Run(SearchRuns):
                 where="[columns]",
                 expected='one column with role = "label" and its classes',
             )
-        self.outputs = self._outputs(table)
+        self.outputs = schema_of(self.study).n_outputs
         if isinstance(self.study.evaluation.metrics, Paid) and self.outputs != 1:
             raise InputError(
                 "paid metrics are made for a yes/no label",
@@ -284,7 +285,7 @@ class _Run(SearchRuns):
             spent.append(labels)
         self.watcher.say("evaluating on held-out contributors")
         model, temperature = self._predictor(plan, model, result)
-        scores = probabilities(model, self.prepared.inputs[self.prepared.held_out], outputs=self.outputs)
+        scores = answers_of(self.study, model, self.prepared.inputs[self.prepared.held_out])
         metrics = [*temperature, *self._paid_metrics(plan, scores)]
         try:
             figures = measure(
@@ -415,7 +416,7 @@ class _Run(SearchRuns):
         make = ShardedRun if engine.shards else PrivateRun
         return make(
             model,
-            loss_for(self.outputs),
+            loss_of(study),
             optimizer,
             plan,
             self.dataset,
@@ -485,10 +486,3 @@ class _Run(SearchRuns):
     def _checkpoint(self) -> Path:
         run = "" if self.study.search is None else f"-{self._progress().done}"
         return states.run_folder(self.internal, self.state.name) / f"checkpoint{run}.pt"
-
-    # -- small things -------------------------------------------------------------------------------------------------
-
-    def _outputs(self, table: Table) -> int:
-        from confide.studies.prepare import schema_of
-
-        return schema_of(self.study).n_outputs

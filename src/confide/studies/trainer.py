@@ -1,4 +1,4 @@
-"""`Trainer`: model, loss, optimiser and plan in, a certified release out. And `load`, to use one.
+"""`Trainer`: model, loss, optimiser and plan in, a certified release out.
 
 >>> trainer = confide.Trainer(model, loss, optimizer, plan, ledger="sqlite:///ledger.sqlite")     # doctest: +SKIP
 >>> release = trainer.fit(confide.ContributorDataset(data, contributors=patient_ids))            # doctest: +SKIP
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from confide.contributors import BY_PSEUDONYM, Linkage
-from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.planning import Plan
 from confide.release import AssumedPublic, FlowFacts, LedgerReference, Release, certify, write_release
@@ -27,19 +26,13 @@ from confide.report import (
     internal_report,
     release_report,
 )
-from confide.studies.file import Study, parse_study
 from confide.studies.follow import Lead, message
 from confide.studies.measure import train_through
-from confide.studies.models import build_model, probabilities, require_torch
+from confide.studies.models import require_torch
 from confide.studies.people import classes_for
-from confide.studies.predict import answers, each_member, empty_predictor
-from confide.studies.prepare import schema_of
-from confide.studies.search import WINNER_FILE, winner_study
 from confide.studies.write import snapshots_of, weights_of
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from confide.training import ContributorDataset, Ranks
 
 
@@ -288,176 +281,3 @@ class Trainer:
 
 def _starter(ledger: Ledger, reservation: str) -> Any:
     return lambda: ledger.start(reservation)
-
-
-class LoadedModel:
-    """A released model, ready to predict.
-
-    Attributes
-    ----------
-    release : Release
-    model : torch.nn.Module
-        In evaluation mode.
-    study : Study or None
-        As run, where the release came from a study file.
-    """
-
-    def __init__(self, release: Release, model: Any, study: Study | None) -> None:
-        self.release, self.model, self.study = release, model, study
-
-    @property
-    def certificate(self) -> Any:
-        """What the release states about itself."""
-        return self.release.certificate
-
-    def predict(self, table: pl.DataFrame | str | Path, *, base: Path | None = None) -> pl.DataFrame:
-        """Predict each row of a table with the feature columns that the study declared.
-
-        Parameters
-        ----------
-        table : polars.DataFrame or path of a CSV or Parquet file
-            Labels and contributor ids are not needed. A CSV file has the separator and decimal sign of the study's.
-        base : path, optional
-            Where the paths of pictures start; default: the folder of `table`, or the current one.
-
-        Returns
-        -------
-        polars.DataFrame
-            The id columns of the study that the table has, unchanged, then ``probability`` for a yes/no label, else
-            ``probability_<class>`` for each class; rows in the given order. An ensemble adds ``answer`` (a class, yes
-            or no, or "deferred" where too few members agree) and ``votes``, the members that say so.
-
-        Raises
-        ------
-        InputError
-            A missing column or a value outside its declaration, as in training; or a release without a study file.
-        """
-        import polars as pl
-
-        from confide.data import SourceSpec, read_features, read_source
-
-        if self.study is None:
-            raise InputError(
-                "this release has no study file that says how a table becomes model inputs",
-                where=str(self.release.path),
-                remedy="call the model itself: confide.load(path, model=...).model(inputs)",
-            )
-        schema, declared = schema_of(self.study), self.study.data[0]
-        if isinstance(table, pl.DataFrame):
-            frame, base = table, base or Path(".")
-        else:
-            spec = SourceSpec(
-                source=str(table), contributor="row", separator=declared.separator, decimal=declared.decimal
-            )
-            frame, _ = read_source(spec, base=base or Path("."))
-            base = base or (Path(table).parent if Path(table).is_file() else Path("."))
-        features = read_features(
-            frame if isinstance(table, pl.DataFrame) else spec, schema, base=base, images=declared.images
-        )
-        found = probabilities(self.model, features, outputs=schema.n_outputs)
-        columns: dict[str, Any] = {
-            name: frame[name] for name in (declared.contributor, declared.entry) if name in frame.columns
-        }
-        label = schema.label
-        assert label is not None
-        classes: list[Any] = ["no", "yes"]
-        if found.ndim == 1:
-            columns["probability"] = found
-        else:
-            classes = list(label[1].classes or range(found.shape[1]))
-            columns |= {f"probability_{c}": found[:, i] for i, c in enumerate(classes)}
-        return pl.DataFrame({**columns, **self._votes(features, [str(c) for c in classes], schema.n_outputs)})
-
-    def _votes(self, features: Any, classes: list[str], outputs: int) -> dict[str, Any]:
-        """Columns of an ensemble: what enough of its members agree on, and how many they are."""
-        assert self.study is not None
-        voters = self.study.training.voters
-        if voters is None:
-            return {}
-        members = each_member(self.model, features, outputs=outputs)
-        said, votes = answers(members, classes, agree=voters.agree, threshold=self.study.evaluation.threshold)
-        return {"answer": said, "votes": votes}
-
-
-def load(path: str | Path, *, model: Any = None, base: str | Path | None = None) -> LoadedModel:
-    """Load a released model.
-
-    Parameters
-    ----------
-    path : path
-        A release folder.
-    model : torch.nn.Module, optional
-        An untrained model of the released architecture; needed where the release has no study file.
-    base : path, optional
-        Folder in which ``module:Class`` of the study is looked up; default: the current folder.
-
-    Raises
-    ------
-    InputError
-        No release, or weights that do not fit the model.
-    VerificationError
-        The certificate does not have the published form, or the weights are not the certified ones.
-    """
-    require_torch()
-    from safetensors.torch import load_file
-
-    from confide._files import sha256_of
-    from confide.errors import VerificationError
-
-    release = Release.load(path)
-    weights = release.file("model.safetensors")
-    if not weights.is_file() or sha256_of(weights) != release.certificate.artefacts["model.safetensors"]:
-        raise VerificationError(
-            "the weights are not the certified ones",
-            where=str(weights),
-            expected="the SHA-256 that the certificate states",
-            remedy="fetch the release again from whoever published it",
-        )
-    study: Study | None = None
-    if "study.toml" in release.certificate.artefacts:
-        study = parse_study(
-            release.file("study.toml").read_text(encoding="utf-8"), where=str(release.path / "study.toml")
-        )
-        if study.search is not None:
-            chosen = release.file(WINNER_FILE)
-            if not chosen.is_file() or sha256_of(chosen) != release.certificate.artefacts.get(WINNER_FILE):
-                raise VerificationError(
-                    "the winner of the search is not the certified one",
-                    where=str(chosen),
-                    expected="the SHA-256 that the certificate states",
-                    remedy="fetch the release again from whoever published it",
-                )
-            study = winner_study(study, chosen)
-    if model is None:
-        if study is None:
-            raise InputError(
-                "this release does not say how to build its model",
-                where=str(release.path),
-                remedy="give an untrained one: confide.load(path, model=MyModel())",
-            )
-        schema = schema_of(study)
-        declared, home = study, Path(base) if base else Path(".")
-        model = empty_predictor(
-            study,
-            lambda: build_model(declared, inputs=input_shape_of(declared), outputs=schema.n_outputs, base=home),
-            outputs=schema.n_outputs,
-        )
-    try:
-        model.load_state_dict(load_file(weights))
-    except RuntimeError as error:
-        raise InputError(
-            "the weights do not fit this model",
-            where=str(weights),
-            expected="the architecture that was trained",
-            remedy=str(error).splitlines()[-1].strip(),
-        ) from error
-    model.eval()
-    return LoadedModel(release, model, study)
-
-
-def input_shape_of(study: Study) -> tuple[int, ...]:
-    """Shape of one entry, from the declaration alone."""
-    images = study.data[0].images
-    if images is not None:
-        return images.shape
-    return (len(schema_of(study).feature_names),)

@@ -99,6 +99,13 @@ class Activations(Section):
     projection: int = Field(default=0, ge=0)
 
 
+class Loss(Section):
+    """``loss = "dice"``: the loss of one entry; weights of the classes are declared, never counted in the data."""
+
+    rule: Literal["cross-entropy", "dice", "squared", "absolute"]
+    weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+
+
 class TrainingSection(Section):
     """``[training]``: methods of a run; left out, a run makes plain steps."""
 
@@ -111,6 +118,7 @@ class TrainingSection(Section):
     ensemble: Annotated[int, Field(ge=2)] | Members | None = None
     temperature: Temperature | None = None
     neuraldp: Literal["one-shot", "fresh", "trained", "reused"] | Activations | None = None
+    loss: Literal["cross-entropy", "dice", "squared", "absolute"] | Loss | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> TrainingSection:
@@ -122,6 +130,11 @@ class TrainingSection(Section):
         if self.neuraldp is not None and others:
             raise ValueError(f"neuraldp noises activations, not gradients: {', '.join(others)} has nothing to act on")
         return self
+
+    @property
+    def entry_loss(self) -> Loss | None:
+        """The loss of one entry, where the study names one."""
+        return Loss(rule=self.loss) if isinstance(self.loss, str) else self.loss
 
     @property
     def activations(self) -> Activations | None:

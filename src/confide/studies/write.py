@@ -16,8 +16,8 @@ from confide.report import InternalFigures, guarantee_sentence, internal_report,
 from confide.studies import search
 from confide.studies.file import BudgetColumn, Study
 from confide.studies.opening import linkage_of, stated_flow
-from confide.studies.prepare import schema_of
 from confide.studies.search import WINNER_FILE
+from confide.studies.targets import rule_of, schema_of
 
 
 def assemble(
@@ -171,5 +171,8 @@ def assumed_public(study: Study, plan: Plan, feature_names: Sequence[str] = ()) 
     chosen = study.training.model_dump(exclude_none=True)
     if chosen:
         add("methods of training", chosen)
+    rule, weights = rule_of(study)
+    if schema_of(study).target != "classes":
+        add("loss of one entry, by itself", rule if weights is None else {"rule": rule, "weights": list(weights)})
     add("share of contributors held out, by a keyed hash of the id", study.evaluation.holdout)
     return facts

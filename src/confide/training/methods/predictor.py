@@ -24,7 +24,7 @@ class Predictor(nn.Module):
     Parameters
     ----------
     members : sequence of modules
-        With one output (a logit) or one for each class, shape (entries, outputs).
+        With one output (a logit) or one for each class, shape (entries, outputs), for masks (entries, outputs, ...).
     outputs : int
     temperature : float
         Logits of every member are divided by it.
@@ -47,4 +47,5 @@ class Predictor(nn.Module):
         if self.outputs == 1:
             yes, no = F.logsigmoid(logits).logsumexp(0), F.logsigmoid(-logits).logsumexp(0)
             return yes - no
-        return torch.log_softmax(logits, dim=-1).logsumexp(0) - many
+        # (members, entries, classes), and for masks pixels behind them
+        return torch.log_softmax(logits, dim=2).logsumexp(0) - many
