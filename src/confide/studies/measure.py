@@ -28,6 +28,8 @@ from confide.studies.targets_measured import measured_target
 from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
 
 F64 = npt.NDArray[np.float64]
+#: Most epochs of a model of masks that is trained without privacy, for comparison.
+EPOCHS_OF_MASKS = 200
 _NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "accuracy", "mcc": "MCC", "brier": "Brier score"}
 
 
@@ -199,7 +201,7 @@ def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watc
     masks = schema_of(study).target == "mask"
     batch = 16 if masks else 256
     if masks:
-        epochs = min(max(400 // -(-len(x) // batch), 5), epochs)
+        epochs = min(max(400 // -(-len(x) // batch), 5), EPOCHS_OF_MASKS)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3 if masks else 0.01)
     model.train()
     watcher.begin("baseline: non-private", epochs)
