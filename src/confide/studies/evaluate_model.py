@@ -145,13 +145,13 @@ def evaluate_model(
     prepared = only(prepared, may)
     assert prepared.held_out_index is not None
     plans = _budget_plans(declared, base, budgets)  # what cannot be planned is said before anything is trained
+    prepared.features = fixed_features(declared, prepared.table.features, outputs=outputs, base=base)
     if schema_of(declared).target != "classes":
         found_for = Evaluation(declared, prepared, base, watcher, device, Plan.from_dict(loaded.certificate.plan))
         released = load(release, base=base).model
-        figures = evaluate_targets(found_for, released, figures, members=members, plans=plans)
+        figures = evaluate_targets(found_for, released, figures, members=members, plans=plans, notes=_left_out(may))
         return _written(internal, figures)
     rows = _rows(declared, prepared, classes=outputs > 1)
-    prepared.features = fixed_features(declared, prepared.table.features, outputs=outputs, base=base)
     held = prepared.inputs[prepared.held_out]
     released = load(release, base=base).model
     of_release = np.asarray(probabilities(released, held, outputs=outputs), dtype=np.float64)

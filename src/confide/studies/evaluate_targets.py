@@ -75,6 +75,7 @@ def evaluate_targets(
     *,
     members: int,
     plans: Sequence[tuple[float, Plan]],
+    notes: Sequence[str] = (),
 ) -> InternalFigures:
     """Return the figures of a run with those of the comparison in place.
 
@@ -88,6 +89,8 @@ def evaluate_targets(
         Models with other noise: how far figures depend on it.
     plans : sequence of (epsilon, Plan)
         Other budgets.
+    notes : sequence of str
+        Further sentences about how figures were made.
     """
     of_release, plain = on.answers(released), on.trained("non-private", None)
     models: list[tuple[str, Answers, Any]] = [
@@ -100,8 +103,8 @@ def evaluate_targets(
     fresh = [one for name, found, role in models for one in _rows(on, name, found, role)]
     replaced = {name for name, _, _ in models}
     kept = [m for m in figures.metrics if m.model not in replaced and not m.model.startswith("other noise")]
-    groups, notes = _groups(on, {"this release": of_release, "non-private": plain})
-    update: dict[str, Any] = {"metrics": [*fresh, *kept], "groups": groups, "group_notes": notes}
+    groups, said = _groups(on, {"this release": of_release, "non-private": plain})
+    update: dict[str, Any] = {"metrics": [*fresh, *kept], "groups": groups, "group_notes": [*said, *notes]}
     if plans:
         update["budgets"] = _budgets(on, plans, plain)
     return figures.model_copy(update=update)

@@ -201,7 +201,7 @@ def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watc
     masks = schema_of(study).target == "mask"
     batch = 16 if masks else 256
     if masks:
-        epochs = min(max(400 // -(-len(x) // batch), 5), EPOCHS_OF_MASKS)
+        epochs = min(max(400 // max(-(-len(x) // batch), 1), 5), EPOCHS_OF_MASKS)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3 if masks else 0.01)
     model.train()
     watcher.begin("baseline: non-private", epochs)
