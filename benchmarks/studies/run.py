@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 FINDINGS = ROOT / "src" / "confide" / "studies" / "gallery" / "findings"
 COMPARATOR = Path(__file__).with_name("opacus_pneumonia.json")
 PAGE = ROOT / "docs" / "gallery.md"
+# By how much the study `pneumonia` was meant to surpass plain Opacus.
+GOAL = 0.02
 
 
 def page() -> str:
@@ -99,10 +101,12 @@ def comparator(found: gallery.Finding) -> list[str]:
         seeds = f"{row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
         said.append(
             f"test AUC {auc:.3f} ({ends}{seeds}) at epsilon {row['epsilon']:g}, {ours.ours - auc:+.3f} for ours"
+            + ("" if ours.ours - auc >= GOAL else f" (less than the goal of {GOAL:+.2f})")
         )
     one = row
     width = "" if one["width"] == 64 else f" at {one['width']} of its 64 channels, as fits on a CPU"
-    rate = "learning rate chosen on validation images" if one["validation"] else "learning rate not tuned"
+    tried = ", ".join(map(str, one["validation"]))
+    rate = f"learning rate chosen among {tried} on validation images" if tried else "learning rate not tuned"
     return [
         "",
         f"*Beside it.* Plain Opacus {one['opacus']} with ResNet-18 and group norm{width} ({one['epochs']} epochs, "

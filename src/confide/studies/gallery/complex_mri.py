@@ -24,7 +24,7 @@ _PUBLISHED = {3.0: "82.85 to 90.89 % over epsilon 1 to 10", 10.0: "82.85 to 90.8
 _POINTS = 0.03
 # Noise multiplier of each budget; the learning rate is chosen among these on other simulated people.
 _NOISE = {3.0: 2.0, 10.0: 1.2}
-_RATES = (0.02, 0.05, 0.1, 0.2)
+_RATES = (0.05, 0.1, 0.2, 0.4)
 _OTHERS = 1000
 
 
@@ -41,8 +41,8 @@ class _Size(NamedTuple):
 
 _SIZES = {
     "full": _Size(3, 800, 80, 12, _SIZE, _RATES),
-    "cpu": _Size(2, 400, 40, 12, _SIZE // 2, _RATES[1:]),
-    "small": _Size(1, 25, 2, 1, _SIZE, _RATES[1:3]),
+    "cpu": _Size(2, 400, 40, 12, _SIZE // 2, _RATES[:3]),
+    "small": _Size(1, 25, 2, 1, _SIZE, _RATES[:2]),
 }
 
 # T1 and T2 in milliseconds and proton density: grey matter, white matter, fluid, lesion, lesion with gadolinium
