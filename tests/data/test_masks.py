@@ -86,6 +86,7 @@ def test_a_turned_photograph_has_the_size_that_is_shown(folder):
         ("decimal", "values of type float64.*whole numbers"),
         ("flat", "array of 1 dimensions"),
         ("pickle", "pickled objects are never read"),
+        ("archive", "not a readable .npy file"),
         ("shared", "one mask file belongs to two contributors.*removing one of them leaves the data in"),
         ("folder", "no mask folder 'masks'"),
         ("column", r"unknown column 'mask'.*did you mean 'mask2'"),
@@ -113,6 +114,10 @@ def test_refusals_say_what_where_and_what_to_do(folder, how, words):
     elif how in ("decimal", "flat", "pickle"):
         values = {"decimal": mask / 1.0, "flat": mask[0], "pickle": np.array([{}], dtype=object)}[how]
         np.save(folder / "masks" / "b.npy", values)
+        lines = lines.replace("b.png,b.png", "b.png,b.npy")
+    elif how == "archive":
+        np.savez(folder / "masks" / "b.npz", mask)
+        (folder / "masks" / "b.npz").rename(folder / "masks" / "b.npy")
         lines = lines.replace("b.png,b.png", "b.png,b.npy")
     elif how == "shared":
         lines = lines.replace("b.png,b.png", "b.png,a.png")

@@ -98,7 +98,7 @@ def image_folder(folder: Path) -> None:
 def test_from_a_study_file_to_masks_and_what_they_are_worth(tmp_path, capsys, monkeypatch):
     image_folder(tmp_path)
     study = str(written(tmp_path))
-    monkeypatch.setattr("confide.studies.measure.EPOCHS_OF_MASKS", 2)
+    monkeypatch.setattr("confide.studies.measure.EPOCHS", 2)
     assert main(["plan", study]) == 0
     assert main(["train", study, "--yes", "--device", "cpu"]) == 0
     (release,) = (tmp_path / "releases").iterdir()

@@ -2,9 +2,10 @@
 
 from confide.data.draft import draft_study
 from confide.data.ids import contributor_ids, linked_ids, persons_of
+from confide.data.image_spec import ImageSpec
 from confide.data.named import declaration, load, names, without_duplicates
 from confide.data.readers import find_file, read_source
-from confide.data.spec import ColumnSpec, ImageSpec, Schema, SourceSpec, without_password
+from confide.data.spec import ColumnSpec, Schema, SourceSpec, without_password
 from confide.data.table import SourceReport, Table, read_features, read_sources
 
 __all__ = [

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import polars as pl
 
 from confide.data.convert import more
-from confide.data.spec import ImageSpec, SourceSpec
+from confide.data.image_spec import ImageSpec
+from confide.data.spec import SourceSpec
 from confide.errors import InputError, nearest
 
 __all__ = ["file_of", "read_array", "read_columns", "read_named"]
@@ -39,7 +40,7 @@ def _arrays(path: Path, spec: SourceSpec, names: set[str] | None = None) -> dict
                     expected="one of " + ", ".join(opened.files),
                 )
             return {short: opened[name] for short, name in held.items() if names is None or short in names}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:  # TypeError: a plain .npy
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from confide.data.convert import Origin, text_of
-from confide.data.spec import ImageSpec
+from confide.data.image_spec import ImageSpec
 from confide.errors import InputError, MissingExtraError, nearest
 
 
@@ -18,7 +18,9 @@ def image_paths(frame: pl.DataFrame, spec: ImageSpec, origin: Origin, *, base: P
     """Return the file of each row; refuse rows without a name and files that are not there."""
     assert spec.column is not None
     assert spec.folder is not None
-    return named_files(frame, spec.column, spec.folder, origin, base=base, what="image")
+    return named_files(
+        frame, spec.column, spec.folder, origin, base=base, what="mesh" if spec.mode == "mesh" else "image"
+    )
 
 
 def named_files(

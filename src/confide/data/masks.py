@@ -7,6 +7,7 @@ the classes, nor how often they occur.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy.typing as npt
 
 from confide.data.arrays import file_of, read_named
 from confide.data.convert import Origin, more
+from confide.data.image_spec import ImageSpec
 from confide.data.images import not_a_picture, picture_size
-from confide.data.spec import ColumnSpec, ImageSpec, SourceSpec
+from confide.data.spec import ColumnSpec, SourceSpec
 from confide.errors import InputError, MissingExtraError
 
 U8 = npt.NDArray[np.uint8]
@@ -127,7 +129,7 @@ def _values(path: Path) -> npt.NDArray[Any]:
 
     if path.suffix.lower() == ".npy":
         try:
-            values: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+            values: npt.NDArray[Any] = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(
                 f"{path.name} is not a readable .npy file",

@@ -20,8 +20,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from confide.data.image_spec import Declared, ImageSpec
 from confide.errors import InputError, nearest
 
 Value = bool | int | float | str
@@ -29,69 +30,7 @@ Value = bool | int | float | str
 MASK_CLASSES = 255
 
 
-class _Declared(BaseModel):
-    # An input may hold a password: it is never repeated in an error.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class ImageSpec(_Declared):
-    """``images = {folder = "png", column = "file", mode = "gray", size = [64, 64]}``: the pictures of a table's rows.
-
-    Attributes
-    ----------
-    folder : str
-        Folder of the files, relative to the study file.
-    column : str
-        Column of the table that names each row's file.
-    array : str
-        Instead of folder and column: the array of a ``.npz`` file, shape (n, height, width), (n, height, width, 3) for
-        "rgb", (n, depth, height, width) for volumes or (n, points, coordinates).
-    mode : "gray", "rgb" or "points"
-        One or three channels; or points in space, such as the vertices of surfaces that follow one template.
-    size : (width, height) in pixels, (width, height, depth) for volumes, or (coordinates, points)
-        Every picture of a folder is resized to it; arrays must have it.
-    bounds : (low, high)
-        For arrays without a scale of their own (decimals, signed numbers): scaled to -1 and 1. Whole numbers without
-        sign are scaled by their type, so that no picture's own range counts.
-    """
-
-    folder: str | None = None
-    column: str | None = None
-    array: str | None = None
-    mode: Literal["gray", "rgb", "points"] = "gray"
-    size: tuple[int, int] | tuple[int, int, int] = Field(description="width, height (and depth) in pixels")
-    bounds: tuple[float, float] | None = None
-
-    @field_validator("size")
-    @classmethod
-    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if min(value) < 1:
-            raise ValueError("size is width and height (and depth) in pixels, each at least 1")
-        return value
-
-    @model_validator(mode="after")
-    def _one_place(self) -> ImageSpec:
-        if (self.array is None) == (self.folder is None) or (self.folder is None) != (self.column is None):
-            raise ValueError("images are in a folder (folder and column) or in an array of a .npz file (array)")
-        if self.array is None and (len(self.size) == 3 or self.bounds is not None):
-            raise ValueError("volumes and bounds belong to arrays; pictures of a folder have two sizes")
-        if self.mode == "rgb" and len(self.size) == 3:
-            raise ValueError("a volume has one channel: mode is gray")
-        if self.mode == "points" and (self.array is None or len(self.size) == 3):
-            raise ValueError("points are an array of a .npz file, with size = [coordinates, points], such as [3, 1000]")
-        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
-            raise ValueError("bounds must be [low, high] with low below high")
-        return self
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one entry for a model: (channels, height, width), (channels, depth, height, width), or points."""
-        if self.mode == "points":
-            return tuple(reversed(self.size))
-        return (1 if self.mode == "gray" else 3, *reversed(self.size))
-
-
-class SourceSpec(_Declared):
+class SourceSpec(Declared):
     """One ``[[data]]`` table of a study: where entries come from and whose they are.
 
     Attributes
@@ -190,7 +129,7 @@ def _has_password(url: str) -> bool:
     return "@" in authority and ":" in authority.rsplit("@", 1)[0]
 
 
-class ColumnSpec(_Declared):
+class ColumnSpec(Declared):
     """One ``[columns.NAME]`` table of a study: what a column may hold, declared as public knowledge.
 
     Attributes
@@ -360,7 +299,7 @@ class ColumnSpec(_Declared):
         return low + (value + 1) / 2 * (high - low)
 
 
-class Schema(_Declared):
+class Schema(Declared):
     """All declared columns of a study, in the order of the file."""
 
     columns: dict[str, ColumnSpec] = Field(min_length=1)

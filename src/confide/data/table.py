@@ -26,10 +26,12 @@ from confide.contributors import ContributorIndex
 from confide.data.arrays import file_of, read_array
 from confide.data.convert import Column, Counts, Origin, convert, convert_label, convert_number, more, text_of
 from confide.data.ids import check_columns, linked_ids
+from confide.data.image_spec import ImageSpec
 from confide.data.images import image_paths, named_files, read_images
 from confide.data.masks import read_mask_array, read_mask_files
+from confide.data.meshes import read_meshes
 from confide.data.readers import find_file, read_source
-from confide.data.spec import ImageSpec, Schema, SourceSpec
+from confide.data.spec import Schema, SourceSpec
 from confide.errors import InputError, nearest
 
 F32 = npt.NDArray[np.float32]
@@ -272,8 +274,12 @@ def read_features(
                     "this model reads pictures from an array", expected="the path of a .npz file, not a table"
                 )
             return read_array(find_file(file_of(spec), base=base), spec, images)
-        return read_images(image_paths(frame, images, origin, base=base), images)
+        return _read_files(image_paths(frame, images, origin, base=base), images)
     return encode(frame, schema, origin, with_label=False)[1]
+
+
+def _read_files(paths: list[Path], images: ImageSpec) -> F32:
+    return read_meshes(paths, images) if images.mode == "mesh" else read_images(paths, images)
 
 
 def read_sources(specs: Sequence[SourceSpec], schema: Schema, *, base: Path = Path(".")) -> Table:
@@ -367,7 +373,7 @@ def _read_part(number: int, spec: SourceSpec, schema: Schema, base: Path) -> _Pa
         files = [str(path) for path in paths]
         _one_owner(pl.DataFrame({"owner": owners, "entry": files}), [(origin, len(files))], "image file")
         entries = files if entries is None else entries
-        features = read_images(paths, spec.images)
+        features = _read_files(paths, spec.images)
     if schema.target == "mask":
         labels = _masks(frame, spec, schema, origin, owners, paths, base)
     known = {*schema.columns, spec.contributor, spec.entry, spec.images.column if spec.images else None}

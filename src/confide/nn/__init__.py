@@ -20,7 +20,7 @@ from confide.nn.complexvalued import (
     whiten,
 )
 from confide.nn.features import HOG, FeatureModel, FixedFeatures, Scattering2d, features_named, hog, scattering
-from confide.nn.graphs import MeshSAGE, graphsage, mesh_edges
+from confide.nn.graphs import MeshSAGE, PackedMeshSAGE, graphsage, mesh_edges
 from confide.nn.losses import pixel_cross_entropy, soft_dice
 from confide.nn.models import cnn, logistic, mlp
 from confide.nn.monet import MoNet, RepeatBlock, monet
@@ -50,6 +50,7 @@ __all__ = [
     "InputShape",
     "MeshSAGE",
     "MoNet",
+    "PackedMeshSAGE",
     "RepeatBlock",
     "Residual",
     "ScaleNorm",

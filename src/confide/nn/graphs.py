@@ -15,31 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from confide._meshes import mesh_edges
 from confide.errors import InputError, MissingExtraError
 from confide.nn.parts import seeded
 from confide.nn.registry import register
 
-__all__ = ["MeshSAGE", "graphsage", "mesh_edges"]
-
-
-def mesh_edges(faces: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return the edges of a triangle mesh, each once.
-
-    Parameters
-    ----------
-    faces : int array, shape (faces, 3)
-        Vertex numbers of every triangle.
-
-    Returns
-    -------
-    int64 array, shape (edges, 2)
-    """
-    triangles = np.asarray(faces, dtype=np.int64)
-    if triangles.ndim != 2 or triangles.shape[1] != 3:
-        raise InputError(f"faces of shape {triangles.shape}", where="faces", expected="(faces, 3) vertex numbers")
-    pairs = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [0, 2]]])
-    out: npt.NDArray[np.int64] = np.unique(np.sort(pairs, 1), axis=0)
-    return out
+__all__ = ["MeshSAGE", "PackedMeshSAGE", "graphsage", "mesh_edges"]
 
 
 def _sage(channels: int, out: int) -> nn.Module:
@@ -159,6 +140,41 @@ class MeshSAGE(nn.Module):
         return [mean, h.masked_fill(~real, -torch.inf).amax(1)]
 
 
+class PackedMeshSAGE(nn.Module):
+    """`MeshSAGE` for meshes with edges of their own, each packed into one array as a study file reads them.
+
+    The first rows of an array are vertices, the others edges; the last column is 1 where there is one and 0 where there
+    is padding. An edge row begins with its two vertex numbers.
+
+    Parameters
+    ----------
+    inner : MeshSAGE
+    vertices : int
+        Rows of vertices.
+    """
+
+    def __init__(self, inner: MeshSAGE, vertices: int) -> None:
+        super().__init__()
+        self.inner, self.vertices = inner, vertices
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """(n, vertices + edges, columns) to (n, outputs)."""
+        if packed.dim() != 3 or packed.shape[1] <= self.vertices:
+            raise InputError(
+                f"meshes of shape {tuple(packed.shape)}",
+                where="model",
+                expected=f"(n, more than {self.vertices} rows, columns)",
+            )
+        rows, links = packed[:, : self.vertices], packed[:, self.vertices :]
+        there = rows[..., -1] > 0
+        # a mesh has a vertex: without one the largest value over its vertices would be none
+        there = there | (torch.arange(self.vertices, device=packed.device) == 0)
+        numbers = links[..., :2].long().clamp(0, self.vertices - 1)
+        numbers = torch.where((links[..., -1] > 0).unsqueeze(2), numbers, -1)
+        out: Tensor = self.inner(rows[..., : self.inner.features], numbers, there)
+        return out
+
+
 @register("graphsage")
 def graphsage(
     inputs: tuple[int, ...],
@@ -168,6 +184,8 @@ def graphsage(
     layers: int = 3,
     dropout: float = 0.0,
     edges: Sequence[Sequence[int]] | None = None,
+    vertices: int | None = None,
+    coordinates: int = 3,
     seed: int = 0,
 ) -> nn.Module:
     """GraphSAGE for meshes; see `MeshSAGE`.
@@ -182,6 +200,9 @@ def graphsage(
         In the head.
     edges : sequence of pairs, optional
         Edges of a public template mesh that every entry follows.
+    vertices, coordinates : int
+        For meshes with edges of their own, packed: rows of vertices, and columns that are coordinates; see
+        `PackedMeshSAGE`. `confide train` fills them in from the declared meshes.
     seed : int
         Public seed of the initial weights.
 
@@ -200,4 +221,16 @@ def graphsage(
             where="model",
             expected="a width of 1 or more, 2 layers or more, a dropout in [0, 1)",
         )
-    return seeded(seed, lambda: MeshSAGE(inputs[1], outputs, width=width, layers=layers, dropout=dropout, edges=edges))
+    if vertices is None:
+        return seeded(
+            seed, lambda: MeshSAGE(inputs[1], outputs, width=width, layers=layers, dropout=dropout, edges=edges)
+        )
+    if edges is not None or not 0 < vertices < inputs[0] or not 0 < coordinates < inputs[1]:
+        raise InputError(
+            f"vertices {vertices} and coordinates {coordinates} of packed meshes of shape {inputs}",
+            where="model",
+            expected="fewer than rows and columns, and no edges of a template beside them",
+        )
+    inner = seeded(seed, lambda: MeshSAGE(coordinates, outputs, width=width, layers=layers, dropout=dropout))
+    assert isinstance(inner, MeshSAGE)
+    return PackedMeshSAGE(inner, vertices)

@@ -28,8 +28,8 @@ from confide.studies.targets_measured import measured_target
 from confide.studies.training_section import methods_of, neuraldp_of, optimizer_of
 
 F64 = npt.NDArray[np.float64]
-#: Most epochs of a model of masks that is trained without privacy, for comparison.
-EPOCHS_OF_MASKS = 200
+#: Epochs of a model that is trained without privacy, for comparison; of masks the most.
+EPOCHS = 200
 _NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "accuracy", "mcc": "MCC", "brier": "Brier score"}
 
 
@@ -187,7 +187,7 @@ def baseline_scores(
     return answers_of(study, model, prepared.inputs[prepared.held_out])
 
 
-def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watcher: Any, epochs: int = 200) -> None:
+def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watcher: Any) -> None:
     """Ordinary training without clipping or noise: Adam, every entry once an epoch, entries of equal weight.
 
     Masks teach more in a step and cost more: batches of 16, about 400 steps and at least 5 epochs of them.
@@ -199,9 +199,9 @@ def fit_plainly(study: Study, prepared: Prepared, model: Any, outputs: int, watc
     x = torch.from_numpy(np.ascontiguousarray(prepared.inputs[prepared.train]))
     y = torch.from_numpy(np.ascontiguousarray(table.labels[prepared.train]))
     masks = schema_of(study).target == "mask"
-    batch = 16 if masks else 256
+    batch, epochs = (16 if masks else 256), EPOCHS
     if masks:
-        epochs = min(max(400 // max(-(-len(x) // batch), 1), 5), EPOCHS_OF_MASKS)
+        epochs = min(max(400 // max(-(-len(x) // batch), 1), 5), EPOCHS)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3 if masks else 0.01)
     model.train()
     watcher.begin("baseline: non-private", epochs)

@@ -49,6 +49,9 @@ def build_model(study: Study, *, inputs: tuple[int, ...], outputs: int, base: Pa
         first = FixedProjection(math.prod(inputs), activations.width, activations.projection)
         plain = study.model_copy(update={"training": type(study.training)()})
         return NeuralDPModel(first, build_model(plain, inputs=(activations.width,), outputs=outputs, base=base))
+    images = study.data[0].images
+    if name == "graphsage" and images is not None and images.mode == "mesh":
+        options = {"coordinates": images.size[0], "vertices": images.size[1], **options}
     if ":" not in name:
         from confide import nn
 

@@ -112,6 +112,13 @@ def _write(table: pl.DataFrame, study: Study, home: Path, rng: np.random.Generat
         table.write_parquet(home / "table.parquet")
         return source.model_copy(update={"source": "table.parquet", **alone})
     images = source.images
+    if images.mode == "mesh":
+        assert images.column is not None
+        _write_meshes(images, table.height, home, rng)
+        named = table.with_columns(pl.Series(images.column, [f"{i}.npz" for i in range(table.height)]))
+        named.write_parquet(home / "table.parquet")
+        spec = images.model_copy(update={"folder": "."})
+        return source.model_copy(update={"source": "table.parquet", "images": spec, **alone})
     name = "pictures"
     while name in table.columns:
         name += "_"
@@ -128,6 +135,16 @@ def _write(table: pl.DataFrame, study: Study, home: Path, rng: np.random.Generat
     np.savez(home / "table.npz", **{name: pictures, **columns, **masks})
     spec = ImageSpec(array=name, mode=images.mode, size=images.size)
     return source.model_copy(update={"source": "table.npz", "images": spec, **alone})
+
+
+def _write_meshes(images: ImageSpec, count: int, home: Path, rng: np.random.Generator) -> None:
+    """Random surfaces of the largest declared size."""
+    assert len(images.size) == 3
+    assert images.bounds is not None
+    coordinates, vertices, edges = images.size
+    for i in range(count):
+        points = rng.uniform(*images.bounds, (vertices, coordinates))
+        np.savez(home / f"{i}.npz", vertices=points, edges=rng.integers(0, vertices, (edges, 2)))
 
 
 def rehearse_study(path: str | Path, *, watcher: Any = None, device: str | None = None) -> list[str]:

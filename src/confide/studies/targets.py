@@ -132,6 +132,7 @@ def check_target(study: Study) -> None:
     schema = schema_of(study)
     kind, rule = schema.target, rule_of(study)[0]
     _check_models(study, kind)
+    _check_surfaces(study)
     if rule not in LOSSES[kind]:
         what = {"classes": "a label with classes", "mask": "a mask", "number": "a number"}[kind]
         raise ValueError(f"[training] loss = {rule!r} is no loss of {what}; expected {' or '.join(LOSSES[kind])}")
@@ -159,6 +160,20 @@ def _check_models(study: Study, kind: str) -> None:
                 + ", ".join(MASKS)
                 + ", or module:Class of your own"
             )
+
+
+def _check_surfaces(study: Study) -> None:
+    modes = {source.images.mode for source in study.data if source.images is not None}
+    if "mesh" in modes and study.model.name != "graphsage" and ":" not in study.model.name:
+        raise ValueError(
+            f"[model] {study.model.name!r} reads no meshes; expected graphsage, or module:Class of your own"
+        )
+    views = study.training.views
+    if modes & {"points", "mesh"} and views is not None and views.transform is None:
+        raise ValueError(
+            "[training] augmentation shifts and mirrors pictures, and the entries are surfaces: give a transformation "
+            'of your own, transform = "module:function"'
+        )
 
 
 def _without_masks() -> tuple[str, ...]:
@@ -208,7 +223,7 @@ def _check_pictures(study: Study, schema: Schema) -> None:
     assert schema.label is not None
     name, column = schema.label
     for source in study.data:
-        if source.images is None or source.images.mode == "points":
+        if source.images is None or source.images.mode not in ("gray", "rgb"):
             raise ValueError(
                 f"[columns.{name}] is a mask, and {source.label} has no pictures: declare images under [[data]]"
             )
