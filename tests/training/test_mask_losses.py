@@ -177,6 +177,44 @@ def test_numbers_have_a_loss_of_their_own_and_no_mean_of_others():
         torch.testing.assert_close(found, torch.tensor([0.5**power, 3.0**power]))
 
 
+@pytest.mark.parametrize("engine", ["exact", "fast"])
+def test_meshes_with_edges_of_their_own_stay_apart_and_within_the_clip(engine):
+    """Leaving one person's meshes out moves each sum by at most the clip: edges of one mesh reach no other."""
+    rng = np.random.default_rng(0)
+    ids = [f"person {i}" for i, k in enumerate(COUNTS) for _ in range(k)]
+    packed = np.zeros((len(ids), 9, 4), dtype=np.float32)
+    for row in packed:
+        vertices, edges = rng.integers(2, 5), rng.integers(1, 5)
+        row[:vertices, :3], row[:vertices, 3] = 3 * rng.normal(size=(vertices, 3)), 1
+        row[4 : 4 + edges, :2], row[4 : 4 + edges, 3] = rng.integers(0, vertices, (edges, 2)), 1
+    x, y = torch.from_numpy(packed), torch.tensor(rng.uniform(-1, 1, len(ids)), dtype=torch.float32)
+    plan, loss, seen = plan_of("individual"), loss_of(study(number=True)), []
+    for left_out in (None, 2):
+        keep = [i for i, name in enumerate(ids) if name != f"person {left_out}"]
+        data = ContributorDataset(TensorDataset(x[keep], y[keep]), [ids[i] for i in keep])
+        net = nn.graphsage((9, 4), 1, width=4, layers=2, vertices=4)
+        recorder, noise = Recorder(net.parameters()), ZeroNoise()
+        options = EngineOptions(engine=engine)
+        result = fit(net, loss, recorder, plan, data, run_key=KEY, noise=noise, options=options)
+        seen.append((np.array(recorder.seen), np.array(result.internal["units"]), noise.calls))
+    (full, units, calls), (rest, without, other) = seen
+    clip = plan.clip_norm * plan.class_of(3).clip_norm
+    moved = np.linalg.norm(full - rest, axis=1) * plan.denominator
+    assert (moved <= (units - without) * clip * (1 + 1e-6)).all() and moved.max() > 0.5 * clip
+    assert calls == other
+
+
+def test_clipped_sums_of_packed_meshes_equal_those_of_plain_autograd():
+    rng = np.random.default_rng(1)
+    x = torch.tensor(rng.normal(size=(8, 9, 4)), dtype=torch.float32)
+    x[:, 4:, :2] = torch.tensor(rng.integers(0, 4, (8, 5, 2)), dtype=torch.float32)
+    y = torch.tensor(rng.uniform(-1, 1, 8), dtype=torch.float32)
+    net = nn.graphsage((9, 4), 1, width=4, layers=2, vertices=4)
+    units, weights = np.repeat(np.arange(len(COUNTS)), COUNTS), np.repeat(1 / np.array(COUNTS), COUNTS)
+    loss = loss_of(study(number=True))
+    assert_matches(net, loss, (x,), y, units, weights, np.full(len(COUNTS), 0.05), rtol=1e-3, plain=True)
+
+
 def test_views_move_masks_with_their_pictures():
     """A mask that is the picture itself stays the picture itself under shifts and mirrors."""
     x = torch.zeros(3, 1, SIZE, SIZE)
