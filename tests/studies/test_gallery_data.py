@@ -297,3 +297,34 @@ def test_a_gain_counts_only_beyond_the_chance_of_the_accuracies_found() -> None:
     assert verdict(0.9925, 0.989) == "holds"  # 0.35 points, above 0.28
     assert verdict(0.855, 0.85) == "does not hold"  # 0.5 points, but 0.98 would be needed
     assert verdict(0.865, 0.85) == "holds"
+
+
+def test_multiplicity_reads_pictures_with_their_published_splits(tmp_path: Path) -> None:
+    from confide.studies.gallery.multiplicity import read_pictures
+
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for name, count in (("train", 23), ("val", 12), ("test", 15)):
+        labels = rng.integers(0, 2, count)
+        images = rng.integers(0, 100, (count, 28, 28)) + 120 * labels[:, None, None]
+        arrays |= {f"{name}_images": images.astype(np.uint8), f"{name}_labels": labels[:, None].astype(np.uint8)}
+    file = tmp_path / "set.npz"
+    np.savez(file, **arrays)
+    split = read_pictures(file, None)
+    start = 0
+    for part, name in ((split.train, "train"), (split.validation, "val"), (split.test, "test")):
+        own = arrays[f"{name}_labels"].reshape(-1)
+        assert part.entries.tolist() == list(range(start, start + len(own))), "no image changed its side"
+        # labels and mean scores of "people" are in the order of the index, whatever the names of the rows
+        assert np.array_equal(part.labels, part.scores(split.table.labels.astype(float)))
+        assert sorted(part.labels) == sorted(own)
+        start += len(own)
+    assert split.table.index.n_contributors == 50
+    assert len(read_pictures(file, 5).test.labels) == 5
+    found = gallery.run_study_of_gallery(gallery.study("multiplicity"), gallery.Context(data=file))
+    assert found.figures
+    assert "of the images" in found.why
+    del arrays["val_images"]
+    np.savez(file, **arrays)
+    with pytest.raises(InputError, match="val_images"):
+        read_pictures(file, None)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from confide.contributors import ContributorIndex
 from confide.data import Table
 from confide.evaluation import per_contributor
 from confide.planning import Plan
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 
@@ -55,6 +58,29 @@ def split_people(table: Table, rng: np.random.Generator, *, train: float = 0.6, 
         index, entries = table.index.subset(side)
         labels = per_contributor(table.labels[entries], np.zeros(entries.size), index.of_entry)[0]
         parts.append(Part(entries, index, labels))
+    return Split(table, *parts)
+
+
+def split_rows(sides: Sequence[tuple[F32, npt.NDArray[np.int64]]]) -> Split:
+    """Return published training, validation and test rows as a split; every row is a unit of its own.
+
+    Parameters
+    ----------
+    sides : three pairs of float32 array (rows, features) and int64 array (rows,) of 0 and 1
+    """
+    rows = [f"row {i}" for i in range(sum(len(y) for _, y in sides))]
+    index = ContributorIndex.from_labels(rows)
+    features = np.ascontiguousarray(np.concatenate([x for x, _ in sides]), dtype=np.float32)
+    labels = np.concatenate([y for _, y in sides])
+    table = Table(pl.DataFrame({"label": labels}), index, None, features, (), labels, ())
+    ends = np.cumsum([len(y) for _, y in sides])
+    parts = []
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        inside = np.zeros(len(rows), dtype=bool)
+        inside[index.of_entry[start:end]] = True
+        own, entries = index.subset(inside)
+        of_person = per_contributor(labels[entries], np.zeros(entries.size), own.of_entry)[0]
+        parts.append(Part(entries, own, of_person))
     return Split(table, *parts)
 
 
