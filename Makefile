@@ -7,6 +7,9 @@ CONFIDE = $(VENV)/bin/confide
 # of the modules until it steals, so that what a module makes once is made once.
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
+# Byte code is kept even where the environment says otherwise: tests start dozens of interpreters, and without it each of
+# them compiles the package, and each worker rewrites every assertion, again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test test-slow test-browser lint types imports docs benchmarks clean
 

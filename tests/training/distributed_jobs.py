@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils.data import TensorDataset
-from training_oracle import ZeroNoise, small_plan
+from training_oracle import PLANS, ZeroNoise, small_plan
 
 from confide.errors import ConfideError
 from confide.planning import QuantileClipping
@@ -77,7 +77,6 @@ def loss(out, y):
     return nn.functional.binary_cross_entropy_with_logits(out.squeeze(1), y, reduction="none") * 50
 
 
-@functools.cache
 def plan_of(strategy="contributor", steps=6, most=5, **rest):
     return small_plan(strategy, {1: 4, 2: 4, 3: 1, 4: 1, most: 2}, steps=steps, noise_multiplier=1.5, epsilon=30.0,
                       clip_norm=0.7, **rest)  # fmt: skip
@@ -398,7 +397,8 @@ def only_variance(folder: Path):
     return {"variance": variance()}
 
 
-def _process(jobs, rank, world, folder):
+def _process(jobs, rank, world, folder, plans):
+    PLANS.update(plans)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     for job in jobs:
@@ -415,7 +415,9 @@ def launch(jobs, world: int, folder: Path, *, timeout: float = 600.0) -> dict[st
     # a server without threads that has imported torch forks the processes: each would import for seconds by itself
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["confide.training", "torch._dynamo"])
-    processes = [context.Process(target=_process, args=(jobs, rank, world, str(folder))) for rank in range(world)]
+    processes = [
+        context.Process(target=_process, args=(jobs, rank, world, str(folder), PLANS)) for rank in range(world)
+    ]
     for process in processes:
         process.start()
     end = time.monotonic() + timeout

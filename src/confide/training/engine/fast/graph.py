@@ -38,8 +38,9 @@ def _identity(node: fx.Node) -> bool:
 
 def simplify(module: fx.GraphModule) -> fx.GraphModule:
     """Merge equal computations, seeing through reshapes that lead back to a shape that was there before."""
+    graph = module.graph  # a module writes and compiles its code anew for every graph it is given: once is enough
     for _ in range(2):
-        for node in list(module.graph.nodes):
+        for node in list(graph.nodes):
             if node.target in _SAME or _identity(node):
                 node.replace_all_uses_with(node.args[0])
             elif node.target in _VIEWS:
@@ -48,10 +49,10 @@ def simplify(module: fx.GraphModule) -> fx.GraphModule:
                     base = base.args[0]
                 if _shape(base) is not None and _shape(base) == _shape(node):
                     node.replace_all_uses_with(base)
-        module.graph.eliminate_dead_code()
-        module.graph = fx_graph_cse(module.graph)
+        graph.eliminate_dead_code()
+        graph = fx_graph_cse(graph)
+    module.graph = graph
     module.graph.lint()
-    module.recompile()
     return module
 
 
