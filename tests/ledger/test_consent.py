@@ -193,6 +193,29 @@ def test_senseless_changes_are_refused(new, change):
     assert ledger.status() == before
 
 
+def test_balances_of_many_are_those_of_each(new):
+    ledger = new()
+    ledger.define_level("basic", cap_epsilon=4.0)
+    ledger.set_allowance("x", cap_epsilon=3.0, cap_delta=1e-6)
+    ledger.set_allowance("*", cap_epsilon=6.0, cap_delta=1e-6, period="month")
+    ledger.set_consent(PEOPLE[:6], "basic")
+    take(ledger, PEOPLE, 0.3, recipient="x")
+    take(ledger, PEOPLE[2:9], 0.2, recipient="y")
+    ledger.abort(take(ledger, PEOPLE[3:5], 0.4, recipient="y").id)
+    ledger.start(take(ledger, PEOPLE[7:], 0.1, recipient="y").id)
+    ledger.withdraw(PEOPLE[5:7])
+    ledger.erase([PEOPLE[1], PEOPLE[8]])
+    ledger.register(["known, never used"])
+    asked = [*PEOPLE[::-1], "known, never used", "never seen"]
+    found = ledger.remaining_of(asked)
+    assert list(found) == [ledger.remaining(one) for one in asked]
+    assert len({one.epsilon for one in found}) > 4 and len({len(one.caps) for one in found}) > 2
+    assert {one.level for one in found} == {"default", "basic", "withdrawn", "erased"}
+    assert [one.known for one in found[-2:]] == [True, False] and sum(one.erased for one in found) == 2
+    assert ledger.remaining_of(["never seen"]) == (ledger.remaining("never seen"),)
+    assert ledger.remaining_of(ledger.register(PEOPLE[3:5])) == tuple(map(ledger.remaining, PEOPLE[3:5]))
+
+
 def test_erasure_removes_what_can_go_and_keeps_the_balance(new):
     ledger = new()
     ledger.define_level("basic", cap_epsilon=4.0)

@@ -148,6 +148,15 @@ def test_many_people_over_several_chunks(new):
     assert used[299] > used[0] == used[300] and used[69_995] > used[69_995 - 300]
     assert ledger.history(people[69_998])[0].guarantee.to_dict() == classes[69_998 % 300].to_dict()
     assert ledger.resume(kept.id, people[:5]).admitted.all()
+    some = [
+        people[69_998],
+        "nobody",
+        people[65_535],
+        "new",
+        *people[:3],
+        people[65_536],
+    ]  # of both chunks, in any order
+    assert list(ledger.remaining_of(some)) == [ledger.remaining(one) for one in some]
     assert ledger.abort(kept.id) and ledger.used(people[:3]).tolist() == [0, 0, 0]
     ledger.verify()
 

@@ -53,6 +53,12 @@ def test_a_hospital_from_the_first_data_set_to_erasure(run, tmp_path):
     shown = run("history", "p0")
     assert "level:basic" in shown and "university:" in shown and "consent level: basic" in shown
     assert json.loads(run("history", "p0", "--json"))["remaining"]["caps"][0]["kind"] == "level"
+    (tmp_path / "ids.txt").write_text("p1\np5\nnobody\n")
+    each = run("balance", "--each", "--ids", tmp_path / "ids.txt")
+    assert "basic" in each and "nobody  unknown" in each and "--ids FILE" in run("balance", "--each", code=2)
+    rows = json.loads(run("balance", "--each", "--ids", tmp_path / "ids.txt", "--json"))
+    assert [row["contributor"] for row in rows] == ["p1", "p5", "nobody"] and rows[0]["releases"] == 1
+    assert rows[0]["epsilon"] == json.loads(run("history", "p1", "--json"))["remaining"]["epsilon"]
     assert "[b]m1" in run("flows") and json.loads(run("flows", "--json"))[0]["bits"] > 0
     assert json.loads(run("flows", "--recipient", "nobody", "--json")) == []
     assert "1 of 2 were known" in run("erase", "p0", "p9", "--yes")

@@ -18,6 +18,7 @@ from confide.errors import InputError
 def balance(
     data_set: Annotated[str | None, typer.Option("--data-set", help="A named data set; default: everybody.")] = None,
     ids: Ids = None,
+    each: Annotated[bool, typer.Option("--each", help="One line a contributor, in the order of --ids.")] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
@@ -25,6 +26,9 @@ def balance(
     """Show how far the balances of a group are used: everybody, a data set, or the ids in a file."""
     from confide.ledger import Odometer
 
+    if each:
+        _each(ids, url, key, as_json)
+        return
     if ids is not None and data_set is not None:
         raise InputError("two groups were named", expected="--ids FILE or --data-set NAME")
     with open_ledger(url, key) as ledger:
@@ -36,6 +40,30 @@ def balance(
     typer.echo(f"INTERNAL  {found.people} contributors, {found.known} of them known to the ledger")
     for level, used in zip(found.levels, found.quantiles, strict=True):
         typer.echo(f"  {100 * level:>3.0f}% of them have used at most {100 * used:.1f}% of their balance")
+
+
+def _each(file: Path | None, url: str | None, key: Path | None, as_json: bool) -> None:
+    """Print what is left of everybody in a file of ids."""
+    if file is None:
+        raise InputError("whose balances is not said", where="--each", expected="--ids FILE, one id a line")
+    people = read_ids(file, None)
+    with open_ledger(url, key) as ledger:
+        found = ledger.remaining_of(people)
+    if as_json:
+        rows = [
+            {"contributor": name, "known": left.known, **left.to_dict()}
+            for name, left in zip(people, found, strict=True)
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    typer.echo(f"INTERNAL  {len(people)} contributors: share of the balance used, epsilon, releases, consent level")
+    for name, left in zip(people, found, strict=True):
+        said = (
+            f"{100 * left.used:5.1f}%  {left.epsilon:8.3f}  {left.releases:4d}  {left.level}"
+            if left.known
+            else "unknown"
+        )
+        typer.echo(f"  {name}  {said}")
 
 
 @app.command("what-if")

@@ -29,6 +29,7 @@ from confide.errors import InputError, RunError
 from confide.ledger import _journal
 from confide.ledger import _schema as schema
 from confide.ledger._admission import RELATIONS
+from confide.ledger._balances import Balances
 from confide.ledger._create import create_tables, key_path
 from confide.ledger._datasets import DataSets
 from confide.ledger._erasure import Erasure
@@ -36,14 +37,13 @@ from confide.ledger._flows import Flows
 from confide.ledger._keys import Keys, next_key
 from confide.ledger._migrate import Migrated, check_version, migrate
 from confide.ledger._promises import Promises
-from confide.ledger._readouts import ReadOuts
 from confide.ledger._rounds import Rounds
 from confide.ledger._store import Store, parse_url
 from confide.ledger._upkeep import Upkeep
 from confide.ledger.filter import Filter
 
 
-class Ledger(Promises, ReadOuts, Erasure, DataSets, Flows, Rounds, Upkeep):
+class Ledger(Promises, Balances, Erasure, DataSets, Flows, Rounds, Upkeep):
     """A ledger that is open. Make one with `Ledger.create` or `Ledger.open`."""
 
     @classmethod
