@@ -160,6 +160,10 @@ def test_losses_equal_their_formulas():
     torch.testing.assert_close(nn.pixel_cross_entropy(logits, target), each.mean((1, 2)))
     want = (each * weights[target]).sum((1, 2)) / 20  # by the number of pixels, never by the sum of their weights
     torch.testing.assert_close(nn.pixel_cross_entropy(logits, target, (0.2, 1.0, 5.0)), want)
+    marked = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).double()
+    q = logits.softmax(1)
+    both, each_sum = (q * marked).sum((2, 3)), (q + marked).sum((2, 3))
+    torch.testing.assert_close(nn.soft_dice(logits, target), (1 - (2 * both + 1) / (each_sum + 1)).mean(1))
     one, mask = logits[:, :1], (target > 0).long()
     p = one[:, 0].sigmoid()
     want = -(mask * p.log() + (1 - mask) * (1 - p).log()).mean((1, 2))

@@ -28,7 +28,8 @@ def soft_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
     logits : tensor, shape (n, classes, ...)
         One class: sigmoid; several: softmax.
     target : tensor
-        (n, 1, ...) or (n, ...) with 0 and 1 for one class, class numbers (n, ...) for several.
+        (n, 1, ...) or (n, ...) with 0 and 1 for one class, class numbers (n, ...) for several. A number that is no
+        class belongs to none of them: a value in the data must not stop a private run.
     smooth : float
 
     Returns
@@ -45,7 +46,10 @@ def soft_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
         t = target.reshape(p.shape) if target.numel() == p.numel() else target
     else:
         p = torch.softmax(logits, 1)
-        t = torch.nn.functional.one_hot(target.long(), classes).movedim(-1, 1) if target.dim() < p.dim() else target
+        t = target
+        if target.dim() < p.dim():  # by comparison: one_hot looks at the values, and a step with it cannot be traced
+            numbers = torch.arange(classes, device=target.device).reshape(-1, *[1] * (target.dim() - 1))
+            t = target.unsqueeze(1).long() == numbers
     if t.shape != p.shape:
         raise InputError(
             f"masks of shape {tuple(target.shape)} for outputs of shape {tuple(logits.shape)}",
