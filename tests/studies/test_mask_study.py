@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 import confide
@@ -175,6 +176,30 @@ def test_figures_are_those_of_the_masks_and_people(tmp_path):
     with np.load(out) as kept:
         assert np.array_equal(kept["mask"], found) and kept["patient"].tolist() == patients
     assert main(["predict", str(outcome.release.path), f"{tmp_path}/set.npz#train_", "-o", str(tmp_path / "x")]) == 2
+
+
+@pytest.mark.slow
+def test_views_averages_snapshots_and_private_baselines_go_with_masks(tmp_path):
+    pictures, masks, patients, sexes = simulated()
+    arrays = {"x": pictures, "mask": masks + masks * (np.arange(16) > 8), "patient": patients, "sex": sexes}
+    np.savez(tmp_path / "set.npz", **{f"train_{name}": np.array(value) for name, value in arrays.items()})
+    path = written(tmp_path, _ARRAYS, "classes = [0, 1, 2]", steps=4)
+    more = "snapshots = 2\naveraging = 0.9\naugmentation = {views = 2, shift = 2}\nclipping = 'automatic'"
+    text = (
+        path.read_text()
+        .replace('loss = "dice"', more)
+        .replace("holdout = 0.6", "holdout = 0.6\nbaselines = ['uniform']")
+    )
+    path.write_text(text)
+    release = run_study(path, device="cpu").release
+    figures = json.loads((release.internal / "figures.json").read_text())
+    assert {m["model"] for m in figures["metrics"]} == {"this release", "uniform"}, figures["notes"]
+    loaded = confide.load(release.path)
+    assert len(loaded.model.members) == 2
+    x = torch.randn(2, 1, 12, 16)
+    with torch.no_grad():
+        want = torch.stack([member(x).softmax(1) for member in loaded.model.members]).mean(0)
+        assert torch.allclose(loaded.model(x).exp(), want, atol=1e-5), "probabilities of every pixel are averaged"
 
 
 _VOLUMES = """source = "volumes.npz"
