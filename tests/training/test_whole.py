@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_fast import FAST, batch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -16,6 +18,7 @@ import confide
 from confide.errors import InputError, RunError
 from confide.nn import WSConv1d
 from confide.training import ClippingEngine, ContributorDataset, EngineOptions, PrivateRun
+from confide.training.engine.chunks import chunks
 from confide.training.engine.fast import graph, kernels
 from confide.training.engine.fast.compiled import CompiledStep
 from confide.training.engine.fast.whole import bucket
@@ -78,6 +81,36 @@ def test_draws_of_many_sizes_need_few_shapes():
     assert run._taking.whole.step.compilations < len(sizes)
     assert len({bucket(n) for n in range(1, 1025)}) <= 30
     assert all(n <= bucket(n) <= max(8, 1.26 * n) for n in range(1, 5000))
+
+
+@pytest.mark.parametrize(("physical", "largest"), [(64, 9), (1024, 13)])
+def test_ragged_batches_share_a_handful_of_compiled_steps_with_little_idle(physical, largest):
+    whole = make_run(physical_batch=physical, **TRACE)
+    whole.rehearse()
+    whole, random = whole._taking.whole, np.random.default_rng(0)
+    made, ratios = set(), []
+    for _ in range(300):
+        units = np.repeat(np.arange(n := random.poisson(160)), random.integers(1, largest + 1, n))
+        for chunk in chunks(units, physical):
+            real, count = len(chunk.rows), len(chunk.members)
+            rows, most = whole.room(real, count, None)
+            assert real <= rows <= physical and count <= most <= rows
+            made.add((rows, most))
+            ratios.append(rows / real)
+    assert len(made) <= 10 and np.mean(ratios) < 1.25
+    whole.forget()
+    assert whole.room(5, 5, None) == (8, 8), "steps that were let go of are not counted on"
+
+
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=60), size=st.integers(1, 40), single=st.booleans())
+def test_physical_batches_are_of_about_equal_size(sizes, size, single):
+    units = np.repeat(np.arange(len(sizes)), sizes)
+    parts = list(chunks(units, size, single=single))
+    assert np.concatenate([part.rows for part in parts]).tolist() == list(range(len(units)))
+    assert max(len(part.rows) for part in parts) <= size
+    if not single and max(sizes) == 1:
+        found = [len(part.rows) for part in parts]
+        assert len(found) == -(-len(units) // size) and max(found) - min(found) <= len(found)
 
 
 class Adapted(nn.Module):

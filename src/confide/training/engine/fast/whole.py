@@ -22,6 +22,9 @@ from confide.training.engine.fast.compiled import CompiledStep, Loss, padded
 from confide.training.engine.fast.engine import FastClippingEngine
 
 LEAST = 8
+# A batch goes through a step that is compiled already if that has up to so many times its entries and units, by how
+# many steps there are: compiling one more takes as long as thousands of steps, and the common sizes come first.
+IDLE = {4: 1.3, 8: 2.0}
 
 
 def bucket(count: int) -> int:
@@ -72,6 +75,7 @@ class WholeStep:
         self.why_not: str | None = engine.why_in_layers
         self.why_traced: str | None = None
         self.proven = False
+        self._rooms: set[tuple[int | None, int, int]] = set()
 
     def trial(self, inputs: Any, targets: Any, count: int) -> bool:
         """Trace a step of `count` made-up entries; False where steps of this model go layer by layer.
@@ -103,6 +107,34 @@ class WholeStep:
         """Let go of all compiled steps: recordings of larger batches hold memory that smaller ones need."""
         self.step._made.clear()
         self.step._pool = None
+        self._rooms.clear()
+
+    def room(self, real: int, count: int, each: int | None) -> tuple[int, int]:
+        """Return the rows and units of the step that takes a batch: one that is there already, if little of it is idle.
+
+        Parameters
+        ----------
+        real, count : int
+            Entries and units of the batch.
+        each : int or None
+            Entries of every unit, where all have the same.
+        """
+        idle = next((share for few, share in IDLE.items() if len(self._rooms) < few), np.inf)
+        fits = [
+            (rows, most)
+            for known, rows, most in self._rooms
+            if known == each and real <= rows <= max(LEAST, idle * real) and count <= most <= max(LEAST, idle * count)
+        ]
+        if fits:
+            return min(fits)
+        if each is None:
+            rows = self.rows(real)
+            most = min(bucket(count), rows)
+        else:
+            most = max(count, min(bucket(count), self.engine.physical_batch // each))
+            rows = most * each
+        self._rooms.add((each, rows, most))
+        return rows, most
 
     def rows(self, real: int) -> int:
         """Return how many rows pass through the model for `real` entries: padding has to fit into memory as well."""
@@ -138,12 +170,7 @@ class WholeStep:
         self.engine.keep()
         device = leaves[0].device
         each = self._each(units, count)
-        if each is None:
-            entries = self.rows(real)
-            most = min(bucket(count), entries)
-        else:
-            most = max(count, min(bucket(count), self.engine.physical_batch // each))
-            entries = most * each
+        entries, most = self.room(real, count, each)
         rows, filled, _ = padded(units, count, entries=entries, most=most)
         if each is not None:  # the padding rows are units of their own
             filled = np.arange(entries) // each
