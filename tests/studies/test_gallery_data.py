@@ -255,16 +255,33 @@ def test_one_image_moves_the_private_mean_by_at_most_its_share() -> None:
     assert np.linalg.norm(x, axis=1) == pytest.approx(np.ones(50), abs=1e-5)
 
 
-@pytest.mark.parametrize("epsilon", [1.0, 8.0])
-def test_mean_and_training_together_stay_within_the_budget(epsilon: float) -> None:
+@pytest.mark.parametrize(("epsilon", "mean_noise"), [(1.0, 30.0), (8.0, 30.0), (1.0, 12.0), (8.0, 6.0)])
+def test_mean_and_training_together_stay_within_the_budget(epsilon: float, mean_noise: float) -> None:
     from confide.accounting import Gaussian
-    from confide.studies.gallery.scattering import _MEAN_NOISE, plan_beside_the_mean
+    from confide.studies.gallery.scattering import plan_beside_the_mean
 
-    how, spent = plan_beside_the_mean(1000, epsilon, 2.0, 20)
-    alone = Gaussian(_MEAN_NOISE).guarantee().epsilon(1e-5)
+    how, spent = plan_beside_the_mean(1000, epsilon, 2.0, 20, mean_noise)
+    alone = Gaussian(mean_noise).guarantee().epsilon(1e-5)
     assert how.classes[0].epsilon < spent <= epsilon
     assert spent > 0.97 * epsilon
     assert spent <= how.classes[0].epsilon + alone
+
+
+def test_the_study_on_pneumonia_learns_what_is_plain_to_see_and_states_both_costs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 300), ("val", 20), ("test", 80)):
+        labels = np.arange(count) % 2
+        images = rng.integers(0, 60, (count, 28, 28))
+        images[labels == 1, 10:18] += 150
+        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels[:, None]}
+    np.savez(tmp_path / "xray.npz", **arrays)
+    found = gallery.run_study_of_gallery(gallery.study("pneumonia"), gallery.Context(data=tmp_path / "xray.npz"))
+    of = {f.what: f for f in found.figures}
+    assert of["test AUC, epsilon 8"].ours > 0.9
+    for epsilon in (1, 8):
+        spent = float(of[f"test AUC, epsilon {epsilon}"].note.split("together spend ")[1].split(";")[0])
+        assert 0.97 * epsilon < spent <= epsilon
 
 
 def test_a_size_that_a_study_has_not_is_refused() -> None:

@@ -1,7 +1,8 @@
 """Do posterior snapshots of private Langevin dynamics, or one private temperature, repair the calibration?
 
-The model is linear on fixed public features (scattering coefficients), with the recipe of the study `pneumonia`, which
-meets the goal for the AUC. Without the images it runs on the 2,000 intensive-care patients of the package.
+The model is linear on fixed public features (scattering coefficients), with the first recipe of the study `pneumonia`,
+which meets the goal for the AUC (that study now has another one). Without the images it runs on the 2,000
+intensive-care patients of the package.
 
 Beside the methods stands a bound that is no method: the best that any temperature at all could do, fitted on the test
 set itself. Where even that misses the goal, the error is not one of temperature.

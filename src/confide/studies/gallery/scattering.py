@@ -103,12 +103,14 @@ def centre(features: F32, mean: F32) -> None:
         part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.float32(1e-6)) * np.float32(1 + 1e-6)
 
 
-def plan_beside_the_mean(people: int, epsilon: float, noise_multiplier: float, steps: int) -> tuple[Plan, float]:
+def plan_beside_the_mean(
+    people: int, epsilon: float, noise_multiplier: float, steps: int, mean_noise: float = _MEAN_NOISE
+) -> tuple[Plan, float]:
     """Return the plan that spends what the private mean leaves of `epsilon`, and the epsilon of both together."""
     from confide.accounting import Gaussian, compose
     from confide.planning import plan
 
-    for reserve in (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1):
+    for reserve in (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1):
         how = plan(
             {1: people},
             epsilon=epsilon * (1 - reserve),
@@ -118,7 +120,7 @@ def plan_beside_the_mean(people: int, epsilon: float, noise_multiplier: float, s
             strategy="contributor",
             clip_norm=_CLIP,
         )
-        mean = Gaussian(_MEAN_NOISE, relation=how.relation).guarantee()
+        mean = Gaussian(mean_noise, relation=how.relation).guarantee()
         spent = compose([mean, how.guarantee(how.classes[0])]).epsilon(DELTA)
         if spent <= epsilon:
             return how, spent
