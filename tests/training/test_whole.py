@@ -102,6 +102,20 @@ def test_ragged_batches_share_a_handful_of_compiled_steps_with_little_idle(physi
     assert whole.room(5, 5, None) == (8, 8), "steps that were let go of are not counted on"
 
 
+def test_a_run_that_goes_on_takes_its_batches_through_the_steps_it_had(tmp_path):
+    """Padding tells in the last bit, and what a batch is padded to has to do with the batches before it."""
+    settings = {"strategy": "individual", "epsilon": 3.0, "steps": 30, "checkpoint_every": 10, **TRACE}
+    want = finish(whole := make_run(checkpoint=tmp_path / "whole", **settings))
+    run = make_run(checkpoint=tmp_path / "cut", **settings)
+    for part in run:
+        if run.steps_done == 15:
+            break
+        run.take(part)
+    again = make_run(checkpoint=tmp_path / "cut", resume=True, **settings)
+    assert again.steps_done == 10 and again._taking.rooms and again._taking.rooms <= whole._taking.rooms
+    assert torch.equal(finish(again), want) and again._taking.rooms == whole._taking.rooms
+
+
 @given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=60), size=st.integers(1, 40), single=st.booleans())
 def test_physical_batches_are_of_about_equal_size(sizes, size, single):
     units = np.repeat(np.arange(len(sizes)), sizes)

@@ -84,6 +84,7 @@ class Resumable:
             "testing_only": self.testing_only,
             "methods": self._methods.state(),
             "arithmetic": self._all_stated(),
+            "rooms": list(self._taking.rooms),
         }
         assert self._checkpoint is not None
         write_checkpoint(self._checkpoint, state)
@@ -104,6 +105,7 @@ class Resumable:
         torch.set_rng_state(state["random"])
         self._record, self._nonfinite = record, int(state["nonfinite"])
         self._stated = dict.fromkeys(state.get("arithmetic", ()))
+        self._taking.rooms.update(tuple(room) for room in state.get("rooms", ()))
         if "methods" in state:
             self._methods.load(state["methods"])
             self._clips.place()

@@ -38,6 +38,8 @@ class Taking:
         Why steps that were meant to be compiled are not.
     traced : bool
         Whether a step of made-up entries could be traced whole, before anybody was drawn.
+    rooms : set
+        See `WholeStep.room`; kept in checkpoints, so that a run that goes on rounds as it would have.
     """
 
     def __init__(self) -> None:
@@ -46,6 +48,7 @@ class Taking:
         self.ways: dict[str, None] = {}
         self.why_layers: str | None = None
         self.traced = False
+        self.rooms: set[tuple[int | None, int, int]] = set()
 
     def prepare(self, engine: ClippingEngine, loss: Callable[[Any, Any], Tensor], *, even: bool) -> None:
         """After the rehearsal: set up the compiled step where the options ask for it."""
@@ -57,7 +60,8 @@ class Taking:
         ):
             return
         cuda = engine.parameters[0].device.type == "cuda"
-        self.whole = WholeStep(engine, loss, even=even, compiler=engine.options.compile != "trace", graphs=cuda)
+        compiler = engine.options.compile != "trace"
+        self.whole = WholeStep(engine, loss, even=even, compiler=compiler, graphs=cuda, rooms=self.rooms)
 
     def trial(self, engine: ClippingEngine, rehearsal: Rehearsal) -> None:
         """Trace a step of random entries once, so that the way of this model is known, and may be told, before a draw.

@@ -51,6 +51,8 @@ class WholeStep:
         See `CompiledStep`.
     graphs : bool
         See `CompiledStep`.
+    rooms : set, optional
+        Steps that earlier batches called for, as (entries of a unit or None, rows, units); added to.
 
     Attributes
     ----------
@@ -68,6 +70,7 @@ class WholeStep:
         even: bool = False,
         compiler: bool = True,
         graphs: bool = False,
+        rooms: set[tuple[int | None, int, int]] | None = None,
     ) -> None:
         self.engine, self.even = engine, even
         autocast = torch.bfloat16 if engine.precision == "bf16" else None
@@ -75,7 +78,7 @@ class WholeStep:
         self.why_not: str | None = engine.why_in_layers
         self.why_traced: str | None = None
         self.proven = False
-        self._rooms: set[tuple[int | None, int, int]] = set()
+        self._rooms = set() if rooms is None else rooms
 
     def trial(self, inputs: Any, targets: Any, count: int) -> bool:
         """Trace a step of `count` made-up entries; False where steps of this model go layer by layer.
