@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import operator
 import os
+import re
 import subprocess
 import sys
+from collections import deque
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +44,36 @@ def made(factor):
 every = [jitter, Turn(3.0), made(0.5), made(torch.arange(3.0)), functools.partial(jitter, numbers=4),
          lambda x, n: x, Turn(1).__call__, torch.nn.functional.relu, torch.nn.Dropout(0.25), torch.relu]
 """
+
+
+class Slotted:
+    """Keeps its value in a slot; prints by its address."""
+
+    __slots__ = ("__hidden", "value")
+
+    def __init__(self, value):
+        self.value = self.__hidden = value
+
+
+def test_objects_without_attributes_of_their_own_are_known_by_slots_or_print():
+    both = [
+        (torch.float16, torch.float32),
+        (range(3), range(4)),
+        (operator.itemgetter(1), operator.itemgetter(2)),
+        (Path("a"), Path("b")),
+        (re.compile("a"), re.compile("b")),
+        (Decimal(1), Decimal(2)),
+        (timedelta(1), timedelta(2)),
+        (deque([1]), deque([2])),
+        (bytearray(b"a"), bytearray(b"b")),
+        (torch.device("cpu"), torch.device("meta")),
+        (Slotted(1), Slotted(2)),
+        (slice(1), slice(2)),
+    ]
+    for one, other in both:
+        assert in_words(one) != in_words(other), one
+        assert in_words(functools.partial(print, d=one)) != in_words(functools.partial(print, d=other))
+        assert in_words(one) == in_words(copy.deepcopy(one)) and "0x" not in in_words(one)
 
 
 def functions(source=SOURCE, near="3"):

@@ -100,6 +100,9 @@ def test_ragged_batches_share_a_handful_of_compiled_steps_with_little_idle(physi
     assert len(made) <= 10 and np.mean(ratios) < 1.25
     whole.forget()
     assert whole.room(5, 5, None) == (8, 8), "steps that were let go of are not counted on"
+    assert whole.room(6, 2, 3) == (24, 8), "units of three entries have a step of their own"
+    whole.engine.limit(16)
+    assert whole.room(6, 2, 3) == (15, 5), "what no longer fits into memory is not taken"
 
 
 def test_a_run_that_goes_on_takes_its_batches_through_the_steps_it_had(tmp_path):

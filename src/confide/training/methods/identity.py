@@ -27,12 +27,13 @@ def in_words(value: Any) -> str:
     A function is known by its name and by a hash of its byte code, constants, names, defaults and of the values that
     it closes over, and by those of the functions of its own module that it names; where it stands in a file, comments
     and the words of its docstring do not matter. An object is known by its class, its ``__call__`` or ``forward``, and
-    its attributes; a module of torch by its weights too; arrays and tensors by shape, type and content.
+    its attributes, or by what it prints as where it has none; a module of torch by its weights too; arrays and tensors
+    by shape, type and content.
 
     What cannot be told apart: functions that differ only in what they read at run time, such as values of their
     module, other methods of their class, functions of other modules, files and the clock; functions of one
-    name that are written in C; and objects without attributes (generators of random numbers, devices, open files), of
-    which only the class is known. Other versions of Python have other byte code and take an unchanged function for a
+    name that are written in C; and objects that have no attributes and print as their class alone (generators of random
+    numbers). Other versions of Python have other byte code and take an unchanged function for a
     changed one.
     """
     return _Words().of(value)
@@ -93,8 +94,12 @@ class _Words:
             # hooks and flags of torch aside: settings as the module prints them, weights, and what was added by hand
             added = {k: v for k, v in vars(value).items() if not k.startswith("_") and not isinstance(v, nn.Module)}
             parts = {"printed": _without_addresses(repr(value)), "state": dict(value.state_dict()), "added": added}
+        elif hasattr(value, "__dict__"):
+            parts = {**_slots(value), **vars(value)}
+        elif _prints(value):  # ranges, paths, dtypes, patterns, dates
+            parts = {"printed": _without_addresses(repr(value))}
         else:
-            parts = dict(getattr(value, "__dict__", {}))
+            parts = _slots(value)
         called = getattr(type(value), "forward" if isinstance(value, nn.Module) else "__call__", None)
         if isinstance(called, FunctionType):
             parts["called"] = called
@@ -124,6 +129,25 @@ class _Words:
         if documentation is not None and values[:1] == (documentation,):
             values = (None, *values[1:])
         return self._all((shape, steps, values))
+
+
+def _prints(value: Any) -> bool:
+    """Whether it prints as more than its address."""
+    printed: Any = type(value).__repr__
+    return printed is not object.__repr__
+
+
+def _slots(value: Any) -> dict[str, Any]:
+    """Return the attributes that are kept in slots."""
+    found = {}
+    for base in type(value).__mro__:
+        names = vars(base).get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            hidden = name.startswith("__") and not name.endswith("__")
+            held = f"_{base.__name__.lstrip('_')}{name}" if hidden else name
+            if name not in ("__dict__", "__weakref__") and hasattr(value, held):
+                found[held] = getattr(value, held)
+    return found
 
 
 def _content(cell: Any) -> Any:
