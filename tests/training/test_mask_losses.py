@@ -174,6 +174,52 @@ def test_losses_equal_their_formulas():
             nn.pixel_cross_entropy(logits, wrong)
 
 
+@pytest.mark.parametrize("weights", [None, (0.2, 1.0, 5.0)])
+def test_a_value_that_is_no_class_adds_nothing_and_stops_nothing(weights):
+    """With and without weights, also -100, which PyTorch ignores by itself; the divisor stays the number of pixels."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(6, 3, 4, 5, generator=generator, requires_grad=True)
+    target = torch.randint(0, 3, (6, 4, 5), generator=generator)
+    clean = nn.pixel_cross_entropy(logits, target, weights)
+    pixel = nn.pixel_cross_entropy(logits[:, :, :1, :1], target[:, :1, :1], weights) / 20
+    for values in ((-100, -1, 3, 255, 2**40, -(2**40)), (float("nan"), float("inf"), -float("inf"), -1.0, 0.5, 1e30)):
+        bad = target.to(torch.float64 if isinstance(values[0], float) else torch.int64)
+        bad[:, 0, 0] = torch.tensor(values, dtype=bad.dtype)
+        found = nn.pixel_cross_entropy(logits, bad, weights)
+        torch.testing.assert_close(found, clean - pixel)
+        (slope,) = torch.autograd.grad(found.sum(), logits)
+        assert slope.isfinite().all() and (slope[:, :, 0, 0] == 0).all()
+        assert nn.soft_dice(logits, bad).isfinite().all()
+
+
+@pytest.mark.parametrize("weights", [None, (0.2, 5.0)])
+def test_a_value_that_is_neither_no_nor_yes_adds_nothing(weights):
+    logits = torch.randn(5, 1, 4, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    target = torch.arange(100).reshape(5, 4, 5).remainder(2).double()
+    bad = target.clone()
+    bad[:, 0, 0] = torch.tensor([-100.0, -1, 2, float("inf"), float("nan")])
+    want = nn.pixel_cross_entropy(logits, target, weights)
+    want = want - nn.pixel_cross_entropy(logits[:, :, :1, :1], target[:, :1, :1], weights) / 20
+    torch.testing.assert_close(nn.pixel_cross_entropy(logits, bad, weights), want)
+    target[:, 0, 0] = 0
+    assert torch.equal(nn.soft_dice(logits, bad), nn.soft_dice(logits, target))
+    bytes_ = torch.full((5, 4, 5), 255, dtype=torch.uint8)
+    assert (nn.pixel_cross_entropy(logits, bytes_, weights) == 0).all()
+
+
+@pytest.mark.parametrize("loss", [nn.pixel_cross_entropy, nn.soft_dice])
+def test_masks_of_another_shape_are_refused_and_not_read_in_another_order(loss):
+    one, three = torch.zeros(6, 1, 5, 7), torch.zeros(6, 3, 5, 7)
+    for shape in ((6, 5, 7), (6, 1, 5, 7)):
+        for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8, torch.uint16, torch.bool):
+            torch.testing.assert_close(loss(one, torch.ones(shape, dtype=dtype)), loss(one, torch.ones(shape)))
+    assert loss(three, torch.zeros(6, 5, 7)).shape == (6,)
+    for outputs in (one, three):
+        for shape in ((6, 7, 5), (6, 35), (6, 1, 7, 5), (7, 6, 5), (1, 6, 5, 7), (210,), (5, 7)):
+            with pytest.raises(InputError, match="masks of shape"):
+                loss(outputs, torch.zeros(shape))
+
+
 def test_numbers_have_a_loss_of_their_own_and_no_mean_of_others():
     for rule, power in (("squared", 2), ("absolute", 1)):
         loss = loss_of(study(number=True, rule=rule))
