@@ -80,7 +80,10 @@ def test_a_turned_photograph_has_the_size_that_is_shown(folder):
         ("unnamed", r"mask file name is missing.*row 2"),
         ("size", r"b.png is 8 x 7 pixels and its picture b.png 8 x 6.*row 2"),
         ("class", r"b.png holds the value 4 at row 3, column 2.*and 11 more pixels.*one of 0, 1.*\[columns.mask\]"),
-        ("colour", "colour picture.*one channel of class numbers"),
+        ("colour", "mode RGB .colour.*one channel of class numbers"),
+        ("F", r"picture of mode F \(decimal numbers\).*one channel of class numbers"),
+        ("LA", r"picture of mode LA \(grey with transparency\)"),
+        ("pages", "b.tif has 2 pages, and a mask is one"),
         ("jpeg", "JPEG, whose pixels are not exact"),
         ("text", "not a readable picture"),
         ("decimal", "values of type float64.*whole numbers"),
@@ -107,6 +110,14 @@ def test_refusals_say_what_where_and_what_to_do(folder, how, words):
         Image.fromarray(mask).save(second)
     elif how == "colour":
         Image.fromarray(np.stack([mask] * 3, 2)).save(second)
+    elif how in ("F", "LA"):
+        second = second.with_suffix(".tif" if how == "F" else ".png")
+        Image.fromarray(mask).convert(how).save(second)
+        lines = lines.replace("b.png,b.png", f"b.png,{second.name}")
+    elif how == "pages":
+        page = Image.fromarray(mask)
+        page.save(folder / "masks" / "b.tif", save_all=True, append_images=[page])
+        lines = lines.replace("b.png,b.png", "b.png,b.tif")
     elif how == "jpeg":
         Image.fromarray(mask).save(second, format="JPEG")
     elif how == "text":

@@ -64,6 +64,12 @@ def test_meshes_that_do_not_fit_are_refused(folder, arrays, change, words):
     assert re.search(words, " ".join(str(error.value).split())), str(error.value)
 
 
+def test_a_mesh_of_two_people_is_called_a_mesh(folder):
+    (folder / "t.csv").write_text("id,file,fat\nada,a.npz,25\nben,a.npz,50\n")
+    with pytest.raises(InputError, match="one mesh file belongs to two contributors"):
+        read_sources([source()], SCHEMA, base=folder)
+
+
 def test_files_that_are_no_meshes_or_not_there_are_refused(folder):
     (folder / "meshes" / "a.npz").write_text("no mesh")
     with pytest.raises(InputError, match="not a readable"):

@@ -25,6 +25,7 @@ U8 = npt.NDArray[np.uint8]
 _UNKNOWN = 255
 # A palette image holds numbers of its palette: these are its classes.
 _LABEL_IMAGES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_OTHER_IMAGES = {"F": "decimal numbers", "LA": "grey with transparency", "PA": "a palette with transparency"}
 
 
 def read_mask_files(
@@ -147,13 +148,18 @@ def _values(path: Path) -> npt.NDArray[Any]:
         return values
     try:
         with Image.open(path) as opened:
-            kind, mode = opened.format, opened.mode
-            if kind != "JPEG" and mode in _LABEL_IMAGES:
+            kind, mode, pages = opened.format, opened.mode, getattr(opened, "n_frames", 1)
+            if pages == 1 and kind != "JPEG" and mode in _LABEL_IMAGES:
                 return np.asarray(ImageOps.exif_transpose(opened))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise not_a_picture(path) from error
+    said = f"{path.name} is a picture of mode {mode} ({_OTHER_IMAGES.get(mode, 'colour')})"
+    if kind == "JPEG":
+        said = f"{path.name} is a JPEG, whose pixels are not exact"
+    elif pages > 1:
+        said = f"{path.name} has {pages} pages, and a mask is one"
     raise InputError(
-        f"{path.name} is a JPEG, whose pixels are not exact" if kind == "JPEG" else f"{path.name} is a colour picture",
+        said,
         where=str(path),
         expected="a label image: one channel of class numbers, as PNG or TIFF, or a .npy file",
         remedy="export the mask as a PNG label image",

@@ -371,7 +371,8 @@ def _read_part(number: int, spec: SourceSpec, schema: Schema, base: Path) -> _Pa
     elif spec.images is not None:
         paths = image_paths(frame, spec.images, origin, base=base)
         files = [str(path) for path in paths]
-        _one_owner(pl.DataFrame({"owner": owners, "entry": files}), [(origin, len(files))], "image file")
+        what = "mesh file" if spec.images.mode == "mesh" else "image file"
+        _one_owner(pl.DataFrame({"owner": owners, "entry": files}), [(origin, len(files))], what)
         entries = files if entries is None else entries
         features = _read_files(paths, spec.images)
     if schema.target == "mask":
