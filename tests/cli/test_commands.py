@@ -81,6 +81,35 @@ def test_from_csv_to_prediction(home: Path, capsys: pytest.CaptureFixture[str]) 
     assert (home / "again.html").read_text() == (folder / "report.html").read_text()
 
 
+def test_nothing_is_written_into_a_release(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger()
+    assert main(["train", "study.toml", "--yes"]) == 0
+    folder = release_of(home)
+    (home / "alias").symlink_to(folder)
+    before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
+    capsys.readouterr()
+    init = ["init", "visits.csv", "--contributor", "patient", "--label", "ill"]
+    draft = ["schema", "draft", "visits.csv", "--contributor", "patient"]
+    for command, place in (
+        (["predict", str(folder), "visits.csv"], folder / "deep" / "out.csv"),
+        (["predict", str(folder), "visits.csv", "--force"], folder / "report.html"),
+        (["predict", str(folder), "visits.csv"], home / "alias" / "out.csv"),
+        (["report", str(folder)], folder / "again.html"),
+        (["risk", str(folder)], folder / "risk.html"),
+        (["train", "study.toml", "--yes"], folder / "releases"),
+        (["ledger", "export", "releases", "--ledger", "sqlite:///ledger.sqlite"], folder / "releases.csv"),
+        (["ms", "simulate", "--patients", "9"], folder),
+        (init, folder / "draft.toml"),
+        (draft, folder / "draft.toml"),
+    ):
+        assert main([*command, "--output", str(place)]) == 2, command
+        said = " ".join(capsys.readouterr().err.split())
+        assert "lies inside the release" in said and "certificate.json" in said, said
+    assert main(["ledger", "backup", str(folder / "copy.sqlite"), "--ledger", "sqlite:///ledger.sqlite"]) == 2
+    assert {file: file.read_bytes() for file in home.rglob("*") if file.is_file()} == before
+    assert main(["verify", str(folder)]) == 0
+
+
 def test_verify_finds_a_changed_certificate(home: Path) -> None:
     ledger()
     main(["train", "study.toml", "--yes"])

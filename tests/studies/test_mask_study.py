@@ -107,6 +107,7 @@ def test_from_a_study_file_to_masks_and_what_they_are_worth(tmp_path, capsys, mo
     public = {fact.what: fact.value for fact in certificate.assumed_public}
     assert public["column 'mask': classes of the mask, values of its pixels"] == [0, 255]
     assert public["loss of one entry, by itself"] == "dice"
+    assert public["size and scale of the pictures"] == {"mode": "gray", "size": [16, 12]}
     assert main(["verify", str(release)]) == 0
 
     table = tmp_path / "slices.csv"
@@ -116,6 +117,10 @@ def test_from_a_study_file_to_masks_and_what_they_are_worth(tmp_path, capsys, mo
     assert main(["predict", str(release), str(table), "-o", str(out)]) == 0
     assert main(["predict", str(release), str(table), "-o", str(out)]) == 2, "nothing is overwritten"
     assert main(["predict", str(release), str(table), "-o", str(out), "--force"]) == 0
+    held = set(release.rglob("*"))
+    for inside in (release, release / "marked"):
+        assert main(["predict", str(release), str(table), "-o", str(inside), "--force"]) == 2, "nothing joins a release"
+    assert set(release.rglob("*")) == held
     rows = pl.read_csv(out / "masks.csv")
     assert rows.columns == ["patient", "file", "mask"] and rows.height == 80
     marked = np.asarray(Image.open(out / "0.png"))
@@ -173,6 +178,9 @@ def test_figures_are_those_of_the_masks_and_people(tmp_path):
         assert row["value"] == pytest.approx(want, abs=1e-12)
     out = tmp_path / "found.npz"
     assert main(["predict", str(outcome.release.path), f"{tmp_path}/set.npz#train_", "-o", str(out)]) == 0
+    inside = outcome.release.path / "found.npz"
+    assert main(["predict", str(outcome.release.path), f"{tmp_path}/set.npz#train_", "-o", str(inside)]) == 2
+    assert not inside.exists()
     with np.load(out) as kept:
         assert np.array_equal(kept["mask"], found) and kept["patient"].tolist() == patients
     assert main(["predict", str(outcome.release.path), f"{tmp_path}/set.npz#train_", "-o", str(tmp_path / "x")]) == 2

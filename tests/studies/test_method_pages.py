@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from confide.nn.registry import names
+from confide.studies import load_study
 from confide.studies.file import OPTIMIZERS
 from confide.studies.training_section import TrainingSection
 
@@ -36,6 +37,16 @@ def test_nothing_that_a_study_file_can_name_is_without_a_page() -> None:
     keys = [*TrainingSection.model_fields, "clip_quantile", "correlation"]
     assert [key for key in keys if f"{key} = " not in methods] == []
     assert [name for name in OPTIMIZERS if name in ("dp-adam", "sgld") and f'"{name}"' not in methods] == []
+
+
+def test_the_study_of_masks_that_the_page_shows_is_whole(tmp_path: Path) -> None:
+    page = (DOCS / "study_file.md").read_text(encoding="utf-8")
+    section = page[page.index("## Masks: a class for every pixel") : page.index("## Numbers as labels")]
+    (text,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "study.toml").write_text(text)
+    assert load_study(tmp_path / "study.toml").model.name == "unet"
+    first = page[: page.index("## Methods of training")]
+    assert "| mask" in first and all(name in first for name in ("unet", "monet", "graphsage"))
 
 
 def test_no_page_has_the_name_of_one_that_sphinx_writes_itself() -> None:

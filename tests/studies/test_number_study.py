@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,9 +13,11 @@ import torch
 import confide
 from confide import nn
 from confide.cli import main
+from confide.data import ColumnSpec
 from confide.errors import InputError
 from confide.ledger import Ledger
 from confide.studies import load_study, rehearse_study
+from confide.studies.targets import answers_of
 
 _STUDY = """
 version = 1
@@ -89,6 +92,7 @@ def test_surfaces_with_edges_of_their_own_train_predict_and_are_measured(tmp_pat
     assert main(["train", str(path), "--yes", "--device", "cpu"]) == 0
     (release,) = (tmp_path / "releases").iterdir()
     public = {fact.what: fact.value for fact in confide.load(release).certificate.assumed_public}
+    assert public["size and scale of the meshes"] == {"mode": "mesh", "size": [3, 6, 12], "bounds": [-200, 200]}
     assert public["column 'fat': bounds"] == [0, 50] and public["loss of one entry, by itself"] == "squared"
     out = tmp_path / "found.csv"
     assert main(["predict", str(release), str(tmp_path / "bodies.csv"), "-o", str(out)]) == 0
@@ -137,6 +141,17 @@ def test_a_table_can_have_a_number_as_its_label(tmp_path):
     figures = json.loads((outcome.release.internal / "figures.json").read_text())
     (row,) = (m for m in figures["metrics"] if m["metric"] == "mean absolute error of age")
     assert row["low"] <= row["value"] <= row["high"] < 8
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_answers_stay_within_the_declared_bounds(scale):
+    """However far a model goes, an answer is a number within the bounds; those within are left alone."""
+    column = ColumnSpec(role="label", type="real", bounds=(0.1, 70), scale=scale)
+    raw = torch.tensor([-1e30, -1.5, -1.0, -0.25, 1.0, 1.5, 2000.0, 1e30])
+    found = answers_of(SimpleNamespace(columns={"fat": column}), torch.nn.Identity(), raw.reshape(-1, 1).numpy())
+    assert found.min() >= 0.1 and found.max() <= 70
+    np.testing.assert_allclose(found[[0, 1, 2, 4, 5, 6, 7]], [0.1] * 3 + [70] * 4)
+    assert found[3] == column.unscaled(-0.25)
 
 
 def test_surfaces_are_rehearsed_without_the_files(tmp_path):

@@ -88,10 +88,11 @@ def grouped(checks: Any) -> list[tuple[str, str, str]]:
 
 def run_report(release: Path, *, output: Path | None) -> None:
     """Write the report of a release from its certificate and study file alone."""
-    from confide.release import Release
+    from confide.release import Release, outside_releases
 
     loaded = Release.load(release)
     target = output or Path(f"{loaded.path.name}-report.html")
+    outside_releases(target)
     write_atomic(target, _page_of(loaded))
     Console().print(f"wrote {target}", highlight=False, soft_wrap=True)
 

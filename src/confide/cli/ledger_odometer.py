@@ -168,7 +168,10 @@ def export(
 ) -> None:
     """Write releases, or balances by pseudonym, as CSV or Parquet for the data protection officer (internal)."""
     from confide.ledger import export as table
+    from confide.release import outside_releases
 
+    if output is not None:
+        outside_releases(output)
     kind = format or ("parquet" if output is not None and output.suffix == ".parquet" else "csv")
     with open_ledger(url, key) as ledger:
         if output is None:

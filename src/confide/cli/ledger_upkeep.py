@@ -84,6 +84,9 @@ def backup(
     key: Key = None,
 ) -> None:
     """Copy a SQLite ledger while others go on writing (PostgreSQL: pg_dump). The key file is not copied."""
+    from confide.release import outside_releases
+
+    outside_releases(output)
     with open_ledger(url, key) as ledger:
         ledger.backup(output)
     typer.echo(f"{output} is a whole copy; keep the key file apart from it")

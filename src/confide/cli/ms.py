@@ -20,7 +20,9 @@ def simulate(
 ) -> None:
     """Write a SIMULATION of a registry: nobody in it exists. Its coefficients are declared in confide.data.ms."""
     from confide.data.ms import simulate_registry, write_registry
+    from confide.release import outside_releases
 
+    outside_releases(output)
     write_registry(simulate_registry(patients, seed=seed), output)
     typer.echo(f"Wrote a simulation of {patients:,} patients to {output}. Nobody in it exists.")
 
@@ -33,7 +35,9 @@ def prepare(
     """Derive therapy cycles with relapses and confirmed progression, and write the tables of the study."""
     from confide._files import write_atomic
     from confide.data.ms import linked_tables, read_registry
+    from confide.release import outside_releases
 
+    outside_releases(output)
     tables = linked_tables(read_registry(export))
     output.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():

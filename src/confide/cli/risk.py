@@ -29,9 +29,12 @@ def run_risk(
     as_json: bool,
 ) -> None:
     """Print sentences and a table; with `output` also write the page with the plots."""
+    from confide.release import outside_releases
     from confide.report import risk_report
     from confide.risk import profile
 
+    if output is not None:
+        outside_releases(output)
     name, delta, cases = cases_of(target, entries=entries, budgets=budgets, record=record)
     profiles = [profile(one.guarantee, name=one.name, delta=delta, target=one.target) for one in cases]
     if output is not None:

@@ -109,6 +109,9 @@ def confirm(
 
 
 def _free(output: Path, force: bool) -> None:
+    from confide.release import outside_releases
+
+    outside_releases(output)
     if output.exists() and not force:
         raise InputError(
             f"{output} exists already", remedy="choose another name with --output, or --force to replace it"

@@ -55,12 +55,15 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
     """Run a study and print the paper's claim, what was found, and whether it holds."""
+    from confide.release import outside_releases
     from confide.studies import gallery
 
     if size not in ("small", "cpu", "full"):
         raise InputError(f"--size {size!r}", where="command line", expected="small, cpu or full")
-    if output is not None and output.exists() and not force:
-        raise InputError(f"{output} exists", where="--output", expected="a new file", remedy="or give --force")
+    if output is not None:
+        outside_releases(output)
+        if output.exists() and not force:
+            raise InputError(f"{output} exists", where="--output", expected="a new file", remedy="or give --force")
     study = gallery.study(name)
     console = Console()
     console.print(f"{study.title}: {study.paper}", highlight=False)

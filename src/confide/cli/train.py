@@ -174,7 +174,9 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 def run_init(table: Path, *, contributor: str, label: str, output: Path, force: bool) -> None:
     """Write a first study file and say what was looked at."""
     from confide.data import draft_study
+    from confide.release import outside_releases
 
+    outside_releases(output)
     if output.exists() and not force:
         raise InputError(
             f"{output} exists already",
@@ -203,9 +205,12 @@ def run_init(table: Path, *, contributor: str, label: str, output: Path, force: 
 
 def run_predict(release: Path, table: Path, *, output: Path | None, force: bool = False) -> None:
     """Write ids and probabilities for each row of the table, or masks into a folder or a .npz file."""
+    from confide.release import outside_releases
     from confide.studies import load
     from confide.studies.targets import schema_of
 
+    if output is not None:
+        outside_releases(output)
     loaded = load(release)
     if loaded.study is not None and schema_of(loaded.study).target == "mask":
         _predict_masks(loaded, table, output, force=force)

@@ -23,7 +23,7 @@ from confide.release.certificate import (
     Spent,
     WrongLinks,
 )
-from confide.release.folder import Release, write_release
+from confide.release.folder import Release, outside_releases, write_release
 from confide.release.rebuild import guarantee_of, restate
 from confide.release.schema import json_schema
 from confide.release.verify import Check, LedgerReceipt, LedgerView, VerifyReport, verify
@@ -58,6 +58,7 @@ __all__ = [
     "guarantee_of",
     "json_schema",
     "library_versions",
+    "outside_releases",
     "paid_metric",
     "restate",
     "verify",

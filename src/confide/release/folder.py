@@ -32,6 +32,31 @@ _PARTIAL = ".partial"
 Content = bytes | str | Path | Callable[[Certificate], bytes | str]
 
 
+def outside_releases(output: str | Path) -> None:
+    """Refuse an output that would lie inside a release folder, which leaves as it was certified and nothing else.
+
+    Parameters
+    ----------
+    output : path
+        A file or folder to write, which need not be there.
+
+    Raises
+    ------
+    InputError
+        It or a folder above it holds a certificate.
+    """
+    place = Path(output).resolve()
+    for folder in (place, *place.parents):
+        if (folder / CERTIFICATE_FILE).is_file():
+            raise InputError(
+                f"{output} lies inside the release {folder.name}",
+                where=str(folder),
+                expected=f"an output outside every folder that holds {CERTIFICATE_FILE}: what is written into a "
+                "release would leave with it, and `confide verify` would fail",
+                remedy="choose another place",
+            )
+
+
 @dataclass(frozen=True)
 class Release:
     """A release folder that was read back.

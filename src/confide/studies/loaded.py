@@ -60,7 +60,7 @@ class LoadedModel:
             The id columns of the study that the table has, unchanged, then ``probability`` for a yes/no label, else
             ``probability_<class>`` for each class; rows in the given order. An ensemble adds ``answer`` (a class, yes
             or no, or "deferred" where too few members agree) and ``votes``, the members that say so. Where the label is
-            a number, ``predicted`` in its unit.
+            a number, ``predicted`` in its unit, within its declared bounds.
 
         Raises
         ------

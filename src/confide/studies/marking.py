@@ -13,6 +13,7 @@ import polars as pl
 from confide._files import write_atomic
 from confide.data.images import picture_size
 from confide.errors import InputError, MissingExtraError
+from confide.release import outside_releases
 from confide.studies.targets import answers_of, written
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ def write_masks(loaded: LoadedModel, table: str | Path, output: str | Path, *, f
     Raises
     ------
     InputError
-        The output exists, is a folder where a file is expected or the other way round; or as `LoadedModel.masks`.
+        The output exists, lies inside a release, is a folder where a file is expected or the other way round; or
+        as `LoadedModel.masks`.
     """
     output = Path(output)
+    outside_releases(output)
     schema, declared, frame, features = loaded.read(table)
     assert schema.label is not None
     assert declared.images is not None

@@ -23,7 +23,7 @@ from confide.accounting import Guarantee, compose
 from confide.data import Table
 from confide.errors import BudgetError, InputError, RunError
 from confide.planning import Plan
-from confide.release import LedgerReference, Release, Spent
+from confide.release import LedgerReference, Release, Spent, outside_releases
 from confide.report import InternalFigures
 from confide.studies import search as searching
 from confide.studies import state as states
@@ -124,6 +124,7 @@ class _Run(SearchRuns):
         )
         self.device = device or study.engine.device
         self.releases = (output or base / study.output.dir).absolute()
+        outside_releases(self.releases)
         self.internal = self.releases.parent / "internal"
         self.ledger_url = ledger_url
         self.further: list[str] = []  # reservations of figures about people who were not trained on

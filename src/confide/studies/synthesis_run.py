@@ -21,7 +21,7 @@ from confide.accounting import Gaussian, Guarantee
 from confide.errors import BudgetError, InputError, RunError
 from confide.ledger import Ledger
 from confide.mechanisms import OSNoise, SecureNoise, SeededNoise
-from confide.release import LedgerReference, Release
+from confide.release import LedgerReference, Release, outside_releases
 from confide.report import guarantee_sentence
 from confide.studies import state
 from confide.studies.opening import check_ledger, flow_of, open_ledger, refuse_unconfirmed
@@ -168,6 +168,7 @@ def run_synthesis(
     check_ledger(study, base, ledger_url, resume=resume)
     plan, levels = plan_of(study)
     releases = output if output is not None else base / study.output.dir
+    outside_releases(releases)
     internal = releases.parent / "internal"
     digest = hashlib.sha256(text.encode()).hexdigest()
     going_on = state.pick(internal, study.name) if resume else None

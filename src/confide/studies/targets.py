@@ -65,14 +65,18 @@ def answers_of(study: Study, model: Any, features: Any) -> npt.NDArray[Any]:
     array
         Probabilities, shape (entries,) or (entries, classes); for masks uint8, shape (entries, [depth,] height, width),
         positions in the declared classes (0 and 1 for a yes/no mask, yes from `evaluation.threshold` on); for numbers
-        float64, shape (entries,), in the unit of the label.
+        float64, shape (entries,), in the unit of the label and within its declared bounds.
     """
     schema = schema_of(study)
     if schema.target == "mask":
         return _marked(model, features, outputs=schema.n_outputs, threshold=study.evaluation.threshold)
     if schema.target == "number":
         assert schema.label is not None
-        return np.asarray(schema.label[1].unscaled(_raw(model, features)), dtype=np.float64)
+        column = schema.label[1]
+        # The bounds are public, so moving an answer to them costs nothing; before the exponential of a logarithmic
+        # scale, which would be infinite, and after it, for rounding.
+        found = column.unscaled(np.clip(_raw(model, features), -1, 1))
+        return np.asarray(np.clip(found, *column.low_high), dtype=np.float64)
     return np.asarray(probabilities(model, features, outputs=schema.n_outputs), dtype=np.float64)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from confide.contributors import BY_PSEUDONYM, Linkage
 from confide.ledger import Ledger
 from confide.planning import Plan
-from confide.release import AssumedPublic, FlowFacts, LedgerReference, Release, certify, write_release
+from confide.release import AssumedPublic, FlowFacts, LedgerReference, Release, certify, outside_releases, write_release
 from confide.report import (
     BatchSizes,
     Curve,
@@ -93,6 +93,7 @@ class Trainer:
         **settings: Any,
     ) -> None:
         require_torch()
+        outside_releases(output)
         self.model, self.loss, self.optimizer, self.plan = model, loss, optimizer, plan
         self.name, self.output, self.data_set, self.exhausted = name, Path(output), data_set, exhausted
         self.assumed_public = dict(assumed_public or {})

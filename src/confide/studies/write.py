@@ -152,6 +152,15 @@ def assumed_public(study: Study, plan: Plan, feature_names: Sequence[str] = ()) 
     def add(what: str, value: Any, source: str = here) -> None:
         facts.append(AssumedPublic(what=what, value=value, source=source))
 
+    for number, source in enumerate(study.data, 1):
+        if source.images is not None:
+            images = source.images
+            place = "" if len(study.data) == 1 else f" of source {number}"
+            value: dict[str, Any] = {"mode": images.mode, "size": list(images.size)}
+            if images.bounds is not None:
+                value["bounds"] = list(images.bounds)
+            what = "meshes" if images.mode == "mesh" else "points" if images.mode == "points" else "pictures"
+            add(f"size and scale of the {what}{place}", value)
     add("largest number of entries of a contributor that is used", plan.max_entries)
     if study.public.max_contributors is not None:
         add("upper bound on the number of contributors", study.public.max_contributors)
