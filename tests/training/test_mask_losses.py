@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
-from training_oracle import ZeroNoise, assert_matches, small_plan
+from training_oracle import Recorder, ZeroNoise, assert_matches, small_plan
 
 from confide import nn
 from confide.data import ColumnSpec
@@ -66,18 +66,6 @@ def data_of(classes, drop=None, bad=None, same=False, dims=2):
         x[ids.index(f"person {bad}")] = float("nan")
     keep = [i for i, name in enumerate(ids) if name != f"person {drop}"]
     return ContributorDataset(TensorDataset(x[keep], y[keep]), [ids[i] for i in keep])
-
-
-class Recorder(torch.optim.Optimizer):
-    """Sees every sum and moves nothing, so that the two runs stay comparable."""
-
-    def __init__(self, params):
-        super().__init__(params, {})
-        self.seen = []
-
-    def step(self, closure=None):
-        grads = [p.grad for group in self.param_groups for p in group["params"]]
-        self.seen.append(torch.cat([g.double().reshape(-1) for g in grads]).numpy())
 
 
 @cache

@@ -11,7 +11,7 @@ import torch
 from scipy.linalg import toeplitz
 from torch import nn
 from torch.utils.data import TensorDataset
-from training_oracle import ZeroNoise, small_plan
+from training_oracle import Recorder, ZeroNoise, small_plan
 
 from confide.accounting import Correlation
 from confide.contributors import ContributorIndex, CyclicSampler, EntrySampler, group_of
@@ -54,18 +54,6 @@ def data_of(drop=None, bad=None, scale=100.0):
         x[ids.index(f"person {bad}")] = float("nan")
     keep = [i for i, name in enumerate(ids) if name != f"person {drop}"]
     return ContributorDataset(TensorDataset(x[keep], y[keep]), [ids[i] for i in keep])
-
-
-class Recorder(torch.optim.Optimizer):
-    """The adversary of the guarantee: sees every noisy gradient; moves nothing, so that runs stay comparable."""
-
-    def __init__(self, params):
-        super().__init__(params, {})
-        self.seen = []
-
-    def step(self, closure=None):
-        grads = [p.grad for group in self.param_groups for p in group["params"]]
-        self.seen.append(torch.cat([g.double().reshape(-1) for g in grads]).numpy())
 
 
 class Frozen(ZeroNoise):

@@ -9,25 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
-from training_oracle import ZeroNoise, small_plan
+from training_oracle import Recorder, ZeroNoise, small_plan
 
 from confide.errors import InputError, RunError
 from confide.mechanisms import SeededNoise
 from confide.training import ContributorDataset, EngineOptions, PrivateRun, fit, make_optimizer, noise_seconds
 
 COUNTS = [1, 2, 5, 5, 1, 2, 1, 3]
-
-
-class Recorder(torch.optim.Optimizer):
-    """The adversary of the guarantee: sees every noisy gradient; moves nothing, so that runs stay comparable."""
-
-    def __init__(self, params):
-        super().__init__(params, {})
-        self.seen = []
-
-    def step(self, closure=None):
-        grads = [p.grad for group in self.param_groups for p in group["params"]]
-        self.seen.append(torch.cat([g.double().reshape(-1) for g in grads]).numpy())
 
 
 def data_of(counts=COUNTS, scale=100.0, seed=0, drop=None, bad=None, **settings):

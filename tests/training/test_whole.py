@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from test_fast import FAST, batch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -14,14 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 from training_oracle import ZeroNoise, clip_and_sum, small_plan, squared, unit_gradients
 
-import confide
 from confide.errors import InputError, RunError
 from confide.nn import WSConv1d
 from confide.training import ClippingEngine, ContributorDataset, EngineOptions, PrivateRun
-from confide.training.engine.chunks import chunks
 from confide.training.engine.fast import graph, kernels
 from confide.training.engine.fast.compiled import CompiledStep
-from confide.training.engine.fast.whole import bucket
 from confide.training.engine.memory import CAP, most_entries
 from confide.training.engine.sums import ClipAndSum
 from confide.training.placing import laid_out
@@ -72,62 +67,6 @@ def test_a_run_of_traced_steps_learns_the_same_model(strategy, physical):
     assert [round(v, 3) for v in exact.result().internal["loss"]] == [
         round(v, 3) for v in whole.result().internal["loss"]
     ]
-
-
-def test_draws_of_many_sizes_need_few_shapes():
-    run = make_run(strategy="individual", epsilon=3.0, steps=30, **TRACE)
-    finish(run)
-    sizes = set(run.result().internal["entries"]) - {0}
-    assert run._taking.whole.step.compilations < len(sizes)
-    assert len({bucket(n) for n in range(1, 1025)}) <= 30
-    assert all(n <= bucket(n) <= max(8, 1.26 * n) for n in range(1, 5000))
-
-
-@pytest.mark.parametrize(("physical", "largest"), [(64, 9), (1024, 13)])
-def test_ragged_batches_share_a_handful_of_compiled_steps_with_little_idle(physical, largest):
-    whole = make_run(physical_batch=physical, **TRACE)
-    whole.rehearse()
-    whole, random = whole._taking.whole, np.random.default_rng(0)
-    made, ratios = set(), []
-    for _ in range(300):
-        units = np.repeat(np.arange(n := random.poisson(160)), random.integers(1, largest + 1, n))
-        for chunk in chunks(units, physical):
-            real, count = len(chunk.rows), len(chunk.members)
-            rows, most = whole.room(real, count, None)
-            assert real <= rows <= physical and count <= most <= rows
-            made.add((rows, most))
-            ratios.append(rows / real)
-    assert len(made) <= 10 and np.mean(ratios) < 1.25
-    whole.forget()
-    assert whole.room(5, 5, None) == (8, 8), "steps that were let go of are not counted on"
-    assert whole.room(6, 2, 3) == (24, 8), "units of three entries have a step of their own"
-    whole.engine.limit(16)
-    assert whole.room(6, 2, 3) == (15, 5), "what no longer fits into memory is not taken"
-
-
-def test_a_run_that_goes_on_takes_its_batches_through_the_steps_it_had(tmp_path):
-    """Padding tells in the last bit, and what a batch is padded to has to do with the batches before it."""
-    settings = {"strategy": "individual", "epsilon": 3.0, "steps": 30, "checkpoint_every": 10, **TRACE}
-    want = finish(whole := make_run(checkpoint=tmp_path / "whole", **settings))
-    run = make_run(checkpoint=tmp_path / "cut", **settings)
-    for part in run:
-        if run.steps_done == 15:
-            break
-        run.take(part)
-    again = make_run(checkpoint=tmp_path / "cut", resume=True, **settings)
-    assert again.steps_done == 10 and again._taking.rooms and again._taking.rooms <= whole._taking.rooms
-    assert torch.equal(finish(again), want) and again._taking.rooms == whole._taking.rooms
-
-
-@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=60), size=st.integers(1, 40), single=st.booleans())
-def test_physical_batches_are_of_about_equal_size(sizes, size, single):
-    units = np.repeat(np.arange(len(sizes)), sizes)
-    parts = list(chunks(units, size, single=single))
-    assert np.concatenate([part.rows for part in parts]).tolist() == list(range(len(units)))
-    assert max(len(part.rows) for part in parts) <= size
-    if not single and max(sizes) == 1:
-        found = [len(part.rows) for part in parts]
-        assert len(found) == -(-len(units) // size) and max(found) - min(found) <= len(found)
 
 
 class Adapted(nn.Module):
@@ -457,28 +396,6 @@ def test_the_physical_batch_follows_memory_and_options_are_checked():
     with pytest.raises(InputError, match="unknown compile"):
         EngineOptions(compile="maybe")
     assert kernels.check(torch.device("cpu")) == frozenset()
-
-
-def test_contributors_with_equally_many_entries_go_through_a_step_of_their_own():
-    """Its units are plain reshapes, padding is units of its own, and the model learned is the same."""
-    torch.manual_seed(0)
-    ids = [f"c{i}" for i in np.repeat(np.arange(30), 3)]
-    data = ContributorDataset(TensorDataset(torch.randn(90, 3), torch.randn(90)), ids)
-    plan = confide.plan({3: 30}, epsilon=50.0, delta=1e-5, noise_multiplier=0.8, steps=8, strategy="contributor")
-    states, ways = [], []
-    for options in ({"engine": "exact"}, TRACE, {**TRACE, "physical_batch": 7}):
-        torch.manual_seed(1)
-        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-        run = PrivateRun(
-            model, squared, torch.optim.SGD(model.parameters(), lr=0.1), plan, data, run_key=bytes(32),
-            noise=ZeroNoise(), options=EngineOptions(**options),
-        )  # fmt: skip
-        states.append(finish(run))
-        step = None if run._taking.whole is None else run._taking.whole.step
-        ways.append(None if step is None else {key[0] for key in step._made})
-    torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=2e-6)
-    torch.testing.assert_close(states[0], states[2], rtol=1e-4, atol=2e-6)
-    assert ways[1:] == [{3}, {3}]
 
 
 def test_gradients_are_laid_out_as_their_parameters():

@@ -105,3 +105,15 @@ class ZeroNoise:
 
     def margin(self, dimensions, *, scale, norm=2):
         return 0.0
+
+
+class Recorder(torch.optim.Optimizer):
+    """The adversary of the guarantee: sees every noisy gradient; moves nothing, so that runs stay comparable."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+        self.seen = []
+
+    def step(self, closure=None):
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        self.seen.append(torch.cat([g.double().reshape(-1) for g in grads]).numpy())

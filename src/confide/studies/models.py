@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,21 +133,27 @@ def loss_for(outputs: int) -> Any:
     return loss
 
 
-def probabilities(model: Any, features: Any, *, outputs: int, batch: int = 4096) -> Any:
-    """Predicted probabilities as a numpy array: shape (entries,) for one output, else (entries, classes)."""
+def outputs_of(model: Any, features: Any, batch: int) -> Iterator[Any]:
+    """Yield what a model answers, without gradients, for `batch` entries at a time, on its device."""
     torch = require_torch()
     import numpy as np
 
     model.eval()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    parts = []
     with torch.no_grad():
         for start in range(0, len(features), batch):
-            rows = features[start : start + batch]
-            x = torch.as_tensor(np.asarray(rows)).to(device)
-            y = model(x)
-            p = torch.sigmoid(y.reshape(-1)) if outputs == 1 else torch.softmax(y, dim=1)
-            parts.append(p.cpu().numpy())
+            yield model(torch.as_tensor(np.ascontiguousarray(features[start : start + batch])).to(device))
+
+
+def probabilities(model: Any, features: Any, *, outputs: int, batch: int = 4096) -> Any:
+    """Predicted probabilities as a numpy array: shape (entries,) for one output, else (entries, classes)."""
+    torch = require_torch()
+    import numpy as np
+
+    parts = []
+    for y in outputs_of(model, features, batch):
+        p = torch.sigmoid(y.reshape(-1)) if outputs == 1 else torch.softmax(y, dim=1)
+        parts.append(p.cpu().numpy())
     if not parts:
         return np.zeros((0,) if outputs == 1 else (0, outputs))
     return np.concatenate(parts)

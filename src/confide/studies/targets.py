@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from confide.data import Schema
 from confide.data.masks import mask_values
-from confide.studies.models import loss_for, probabilities, require_torch
+from confide.studies.models import loss_for, outputs_of, probabilities, require_torch
 
 if TYPE_CHECKING:
     from confide.studies.file import Study
@@ -99,30 +99,17 @@ def written(study: Study, marked: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
 
 def _marked(model: Any, features: Any, *, outputs: int, threshold: float) -> npt.NDArray[np.uint8]:
     torch = require_torch()
-    model.eval()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batch = max(1, _PIXELS // math.prod(features.shape[2:]))
     out = np.empty((len(features), *features.shape[2:]), dtype=np.uint8)
-    with torch.no_grad():
-        for start in range(0, len(features), batch):
-            rows = slice(start, start + batch)
-            y = model(torch.as_tensor(np.ascontiguousarray(features[rows])).to(device))
-            found = torch.sigmoid(y[:, 0]) >= threshold if outputs == 1 else y.argmax(1)
-            out[rows] = found.to(torch.uint8).cpu().numpy()
+    for number, y in enumerate(outputs_of(model, features, batch)):
+        found = torch.sigmoid(y[:, 0]) >= threshold if outputs == 1 else y.argmax(1)
+        out[number * batch : (number + 1) * batch] = found.to(torch.uint8).cpu().numpy()
     return out
 
 
 def _raw(model: Any, features: Any, batch: int = 1024) -> npt.NDArray[np.float64]:
-    torch = require_torch()
-    model.eval()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    out = np.empty(len(features))
-    with torch.no_grad():
-        for start in range(0, len(features), batch):
-            rows = slice(start, start + batch)
-            y = model(torch.as_tensor(np.ascontiguousarray(features[rows])).to(device))
-            out[rows] = y.reshape(-1).double().cpu().numpy()
-    return out
+    parts = [y.reshape(-1).double().cpu().numpy() for y in outputs_of(model, features, batch)]
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def check_target(study: Study) -> None:
